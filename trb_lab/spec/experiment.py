@@ -1,0 +1,157 @@
+"""One experiment: everything that decides its result. Defaults are the paper's common configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from .base import Spec
+from .dataset import Dataset, EvalSetField
+from .warmup import OpdWarmup, Warmup
+
+
+class ModelSpec(Spec):
+    """A causal language model: a bundled name, a local folder, or a hub id."""
+
+    name: str
+    """Bundled name (`trb-lab models list`), folder with config.json (absolute, or relative to the YAML), or hub id."""
+    revision: str | None = None
+    """Hub revision to pin."""
+    template: Literal["auto", "chat", "plain"] = "auto"
+    """How prompts are written: the tokenizer's chat template, plain text, or chat where there is a template."""
+    thinking: bool = False
+    """Thinking mode of chat templates that have one (kept the same for both models)."""
+
+
+def _model_shorthand(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+ModelField = Annotated[ModelSpec, BeforeValidator(_model_shorthand, json_schema_input_type=str | ModelSpec)]
+
+
+class PromptSpec(Spec):
+    """What is put around each problem."""
+
+    system: str | None = None
+    """System prompt (chat templates), or the first paragraph (plain text)."""
+    plain: str = "{prompt}\n"
+    """Plain-text layout, for models without a chat template; `{prompt}` is the problem."""
+
+
+class TopKLoss(Spec):
+    """Reverse KL on the student's top-k support. `truncated` is a labelled negative control (method, section 1)."""
+
+    kind: Literal["renormalised", "advantage", "truncated"] = "renormalised"
+    top_k: int = Field(16, ge=1)
+
+
+class FullLoss(Spec):
+    """Reverse KL over the whole shared vocabulary."""
+
+    kind: Literal["full"] = "full"
+
+
+Loss = Annotated[TopKLoss | FullLoss, Field(discriminator="kind")]
+
+
+class OptimSpec(Spec):
+    """AdamW, constant learning rate after a cosine warmup."""
+
+    lr: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    """Largest global gradient norm."""
+    lr_warmup_steps: int = Field(15, ge=0)
+
+
+class RolloutSpec(Spec):
+    """One step's rollouts: prompts_per_step x samples_per_prompt sequences, temperature 1, no truncation."""
+
+    prompts_per_step: int = Field(64, ge=1)
+    samples_per_prompt: int = Field(4, ge=1)
+    max_prompt_tokens: int = Field(1024, ge=1)
+    """Longer prompts are dropped and counted."""
+    max_new_tokens: int = Field(7168, ge=1)
+
+
+class EvalSpec(Spec):
+    """pass@1 from n samples a problem at temperature 1."""
+
+    sets: list[EvalSetField] = []
+    samples: int = Field(4, ge=1)
+    """Samples n for each problem."""
+    every: int | None = Field(20, ge=1)
+    """Training steps between evaluations; null evaluates at the end only. The end is always evaluated."""
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Longest response; null takes rollout.max_new_tokens."""
+    seed: int = Field(0, ge=0)
+    """Seed of the evaluation's random draws, shared by all arms and training seeds."""
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> Self:
+        names = [s.name for s in self.sets]
+        if len(names) != len(set(names)):
+            raise ValueError(f"evaluation sets need different names, got {names}")
+        return self
+
+
+class CheckpointSpec(Spec):
+    """How often the complete state is saved, and how many are kept. Not part of the identity."""
+
+    every: int = Field(20, ge=1)
+    keep: int = Field(1, ge=1)
+    """Newest checkpoints kept; the final one is always among them."""
+
+
+class ResourcesSpec(Spec):
+    """Where and how large. Not part of the identity: none of it is meant to change the result."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_threads: int | None = Field(None, ge=1)
+    """Threads of one worker; null shares the machine's cores among the sweep's slots."""
+    micro_batch_tokens: int = Field(16_384, ge=1)
+    """Prompt and response tokens (padding counted) in one forward and backward pass."""
+    loss_chunk_tokens: int = Field(1024, ge=1)
+    """Tokens whose logits exist at once."""
+    rollout_rows: int | None = Field(None, ge=1)
+    """Sequences decoded at once; null decodes a step's rollouts together."""
+    activation_checkpointing: bool = False
+    grading_workers: int = Field(1, ge=1)
+    grading_timeout_seconds: float = Field(5.0, gt=0)
+    gpus: int = Field(1, ge=0)
+    """GPUs of one trial where there are any."""
+
+
+class ExperimentSpec(Spec):
+    """What `trb-lab run` runs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    student: ModelField
+    teacher: ModelField
+    dataset: Dataset
+    prompt: PromptSpec = PromptSpec()
+    warmup: Warmup = OpdWarmup()
+    loss: Loss = TopKLoss()
+    optim: OptimSpec = OptimSpec()
+    rollout: RolloutSpec = RolloutSpec()
+    eval: EvalSpec = EvalSpec()
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Working weights: auto is bfloat16 on GPU (float32 master weights in the optimiser) and float32 on CPU."""
+    steps: int = Field(400, ge=1)
+    """Training steps, one update each."""
+    seed: int = Field(0, ge=0)
+    """Seed of prompt order and rollout draws."""
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> Self:
+        if self.warmup.horizon_steps > self.steps:
+            raise ValueError(
+                f"warmup.steps is {self.warmup.horizon_steps} and the run has {self.steps} steps: "
+                f"a warmup cannot outlast the run. Lower warmup.steps to at most {self.steps}, or raise steps."
+            )
+        return self

@@ -1,0 +1,186 @@
+"""The one place that knows file names: the store, a sweep's directory, a run's directory.
+
+Layout of a store (default `./runs`, or $TRB_LAB_STORE, or --store):
+
+    trials/<run_id>/            a run directory, shared by every sweep that plans the same trial
+    references/<run_id>/        evaluations of untrained models (same file names)
+    sweeps/<name>/              plan.json, driver.lock, report/, mlflow.json
+    mlflow.db, mlartifacts/     the MLflow view
+
+`result.json` is written atomically and last: it alone means "completed".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader sees the old file or the new one, whatever happens in between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_atomic` of indented JSON; NaN and infinity are refused."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file, or None where there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Paths inside one run directory. Holds no state: moving the directory moves the run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """{"run_id", "spec": resolved spec, "identity": what was hashed}."""
+        return self.path / "config.json"
+
+    @property
+    def provenance(self) -> Path:
+        """Code version and diff, packages, hardware, command, seeds of the last attempt."""
+        return self.path / "provenance.json"
+
+    @property
+    def attempts(self) -> Path:
+        """JSONL: {"attempt", "event": "start"|"end", "time", "pid", "host", "state"?, "error"?, "error_class"?}."""
+        return self.path / "attempts.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        """JSONL, deterministic values, one line a training step; a resume truncates it to the checkpoint's offset."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def timing(self) -> Path:
+        """JSONL, clocks, rates, memory: {"step", "time", "seconds": {...}, ...}; append only."""
+        return self.path / "timing.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """A parquet data set: a directory with one file for each sampled step; pandas reads it as one table."""
+        return self.path / "samples.parquet"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held with flock by the worker while it lives; says who."""
+        return self.path / "worker.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the worker printed."""
+        return self.path / "log.txt"
+
+    @property
+    def claim(self) -> Path:
+        """Written by a launcher just before it starts a worker: {"time", "pid", "host", "launcher"}."""
+        return self.path / "claim.json"
+
+
+@dataclass(frozen=True)
+class SweepDir:
+    """Paths of one sweep."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def plan(self) -> Path:
+        """{"name", "question", "spec", "trials": [...], "references": [...]}; see sweep.py."""
+        return self.path / "plan.json"
+
+    @property
+    def driver_lock(self) -> Path:
+        return self.path / "driver.lock"
+
+    @property
+    def driver_log(self) -> Path:
+        return self.path / "driver.log"
+
+    @property
+    def mlflow(self) -> Path:
+        """What the mirror has written so far: MLflow run ids and offsets."""
+        return self.path / "mlflow.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory of runs and sweeps."""
+
+    root: Path
+
+    @classmethod
+    def locate(cls, given: Path | str | None = None) -> Store:
+        """--store, else $TRB_LAB_STORE, else ./runs; always absolute."""
+        return cls(Path(given or os.environ.get("TRB_LAB_STORE") or "runs").absolute())
+
+    def trial(self, run_id: str) -> RunDir:
+        return RunDir(self.root / "trials" / run_id)
+
+    def reference(self, run_id: str) -> RunDir:
+        return RunDir(self.root / "references" / run_id)
+
+    def sweep(self, name: str) -> SweepDir:
+        return SweepDir(self.root / "sweeps" / name)
+
+    def sweeps(self) -> list[SweepDir]:
+        """Every sweep with a plan, by name."""
+        folder = self.root / "sweeps"
+        return [SweepDir(p) for p in sorted(folder.glob("*")) if (p / "plan.json").exists()]
+
+    def trials(self) -> list[RunDir]:
+        """Every run directory, by id."""
+        return [RunDir(p) for p in sorted((self.root / "trials").glob("*")) if (p / "config.json").exists()]
+
+    @property
+    def mlflow_db(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.root / "mlartifacts"
+
+    @property
+    def mirror_lock(self) -> Path:
+        """Held by the one process that writes to MLflow."""
+        return self.root / "mirror.lock"
