@@ -1,0 +1,157 @@
+"""Sweeps with fake workers: a driver in this process, or (run as a script) in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+sys.path.insert(0, str(TESTS))  # as a script, pytest does not do it
+
+from launch.conformance import fake_command, wait_for  # noqa: E402
+
+import trb_lab.sweep as sweep_module  # noqa: E402
+from trb_lab.launch.local import ProcessLauncher  # noqa: E402
+from trb_lab.store.run_dir import RunDir, Store  # noqa: E402
+from trb_lab.store.status import attempt_count, state_of  # noqa: E402
+
+BASE = """
+name: base
+student: ./student
+teacher: ./teacher
+dataset: {kind: arith}
+steps: 4
+eval: {sets: [arith/easy]}
+"""
+
+SWEEP = """
+name: fake
+question: which arm?
+base: base.yaml
+seeds: [0, 1]
+parallel: 2
+arms:
+  opd: {overrides: {warmup: {kind: opd}}}
+  trb:
+    overrides: {warmup: {kind: trb, steps: 2}}
+    grid: {warmup.kl_budget: [0.01, 0.1]}
+"""
+
+
+class NoMirror:
+    """Stands where MLflow is not installed."""
+
+    def __init__(self, store: Store, log: Path) -> None: ...
+
+    def start(self) -> str:
+        return "no mirror"
+
+    def stop(self) -> None: ...
+
+    def finish(self) -> str:
+        return "no mirror"
+
+
+def fake_report(store: Store, name: str) -> dict[str, str]:
+    table = store.sweep(name).report / "table.md"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("| arm | easy |\n|---|---|\n")
+    return {"table": str(table), "page": str(table.with_name("report.html"))}
+
+
+def launcher(slots: int | None) -> ProcessLauncher:
+    return ProcessLauncher(slots, gpus=(), command=fake_command)
+
+
+class Lab:
+    """A folder with a sweep, its models and a store."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = Store(root / "runs")
+        self.path = root / "sweep.yaml"
+        self.behaviour_file = root / "behaviour.json"
+        for role in ("student", "teacher"):
+            (root / role).mkdir()
+            (root / role / "config.json").write_text(json.dumps({"role": role}))
+        (root / "base.yaml").write_text(BASE)
+        self.path.write_text(SWEEP)
+        self.behave({})
+
+    def behave(self, behaviour: dict[str, dict[str, float]]) -> None:
+        self.behaviour_file.write_text(json.dumps(behaviour))
+
+    def edit(self, old: str, new: str) -> None:
+        text = self.path.read_text()
+        assert old in text
+        self.path.write_text(text.replace(old, new))
+
+    def run(self, **kwargs: Any) -> int:
+        return sweep_module.run_sweep(self.path, self.store, launcher=launcher, **kwargs)
+
+    @contextlib.contextmanager
+    def driver(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A driver process. Whatever is left of it and of its workers is killed at the end."""
+        command = [sys.executable, __file__, str(self.path), str(self.store.root), *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+            self.kill_workers()
+
+    def kill_workers(self) -> None:
+        from trb_lab.launch import claim
+
+        for run_dir in self.runs():
+            claim.send_signal(run_dir, signal.SIGKILL)
+
+    def runs(self) -> list[RunDir]:
+        references = sorted((self.store.root / "references").glob("*"))
+        return [*self.store.trials(), *(RunDir(path) for path in references)]
+
+    def states(self) -> dict[str, str]:
+        return {run.run_id: str(state_of(run)) for run in self.store.trials()}
+
+    def attempts(self) -> int:
+        """Workers that have begun so far, references included."""
+        return sum(attempt_count(run) for run in self.runs())
+
+    def wait_for_steps(self, runs: int, steps: int = 1) -> None:
+        """Until so many trials are running and have made so many steps."""
+
+        def going() -> bool:
+            busy = [r for r in self.store.trials() if state_of(r) == "running" and r.metrics.exists()]
+            return sum(len(r.metrics.read_text().splitlines()) >= steps for r in busy) >= runs
+
+        wait_for(going)
+
+
+def patch(setattr: Any) -> None:
+    setattr(sweep_module, "MirrorProcess", NoMirror)
+    setattr(sweep_module, "_report", fake_report)
+    setattr(sweep_module, "POLL_SECONDS", 0.05)
+
+
+if __name__ == "__main__":
+    import builtins
+
+    from trb_lab.errors import LabError
+
+    patch(builtins.setattr)
+    options = {"retry_failed": "--retry-failed" in sys.argv}
+    try:
+        code = sweep_module.run_sweep(sys.argv[1], Store(Path(sys.argv[2])), launcher=launcher, **options)
+    except LabError as error:
+        print(error)
+        code = error.exit_code
+    sys.stdout.flush()
+    os._exit(code)

@@ -1,0 +1,93 @@
+"""Which files are experiments and which are sweeps, what to preflight of them, and how it is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trb_lab.errors import LabError
+from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experiment
+
+from .findings import Findings
+
+
+def check_files(paths: Sequence[Path], *, as_json: bool = False) -> int:
+    """Check experiment and sweep files; print a line for each check. Returns the exit code.
+
+    0 when nothing failed, 2 when a file is written wrongly, 1 when the preflight of a valid file fails.
+    """
+    code = 0
+    reports: list[dict[str, Any]] = []
+    for path in paths:
+        findings = Findings()
+        title = str(path)
+        if not as_json:
+            print(title, flush=True)
+        try:
+            specs = _specs(path, findings)
+        except LabError as error:
+            for message in str(error).splitlines():
+                findings.fail("", message)
+            specs, code = [], 2
+        _print_new(findings, 0, as_json)
+        for label, spec in specs:
+            code = max(code, _preflight(label, spec, findings, as_json))
+        reports.append(
+            {"file": title, "ok": not findings.failed, "checks": [f.as_dict() for f in findings.all]}
+        )
+    if as_json:
+        print(json.dumps({"ok": code == 0, "files": reports}, indent=2, ensure_ascii=False))
+    return code
+
+
+def _preflight(label: str, spec: ExperimentSpec, findings: Findings, as_json: bool) -> int:
+    from .preflight import preflight
+
+    before = len(findings.all)
+    findings.case = label
+    if label and not as_json:
+        print(f"  {label}")
+    preflight(spec, findings)
+    _print_new(findings, before, as_json)
+    return int(any(f.state == "fail" for f in findings.all[before:]))
+
+
+def _print_new(findings: Findings, before: int, as_json: bool) -> None:
+    if not as_json:
+        for finding in findings.all[before:]:
+            print(finding.line(), flush=True)
+
+
+def _specs(path: Path, findings: Findings) -> list[tuple[str, ExperimentSpec]]:
+    """(label, spec) of everything in the file that needs a preflight of its own. Raises UsageError."""
+    if kind_of_file(path) == "experiment":
+        spec = load_experiment(path)
+        findings.ok("spec", f"experiment '{spec.name}' is valid: {spec.warmup.kind}, {spec.steps} steps")
+        return [("", spec)]
+    trials = expand_sweep(path)
+    settings = {(t.arm, t.setting) for t in trials}
+    seeds = {t.seed for t in trials}
+    findings.ok("spec", f"all {len(trials)} trials are valid: {len(settings)} settings x {len(seeds)} seeds")
+    # Trials that share models, data and sizes share one preflight.
+    distinct: dict[str, tuple[str, ExperimentSpec]] = {}
+    for trial in trials:
+        key = trial.spec.model_dump_json(
+            include={"student", "teacher", "dataset", "prompt", "eval", "rollout", "resources", "dtype"}
+        )
+        key += str(trial.spec.steps) + str(trial.spec.warmup.horizon_steps > 0)
+        name = " ".join(filter(None, [trial.arm, trial.setting]))
+        distinct.setdefault(key, (name, trial.spec))
+    return _without_lesser(list(distinct.values()))
+
+
+def _without_lesser(specs: list[tuple[str, ExperimentSpec]]) -> list[tuple[str, ExperimentSpec]]:
+    """Leaves out trials without a teacher in the rollout where the same trial with one is checked too."""
+
+    def key(spec: ExperimentSpec) -> str:
+        return spec.model_dump_json(exclude={"warmup", "loss", "seed", "name"})
+
+    heavier = {key(spec) for _, spec in specs if spec.warmup.horizon_steps > 0}
+    kept = [(name, spec) for name, spec in specs if spec.warmup.horizon_steps > 0 or key(spec) not in heavier]
+    return [("", kept[0][1])] if len(kept) == 1 else kept

@@ -1,0 +1,153 @@
+"""run, eval, check: one experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import JsonOption, SetOption, print_json, progress_on_stderr, store_of
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+    app.command("eval")(evaluate)
+    app.command()(check)
+
+
+def run(
+    context: typer.Context,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="Experiment YAML.")] = None,
+    sets: SetOption = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run directory. Default: a place in the store, by identity."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train one experiment, or go on where it stopped.
+
+    The same command again resumes an unfinished run and tells the result of a finished one. Without FILE, the
+    settings come from the run directory.
+
+    Example: trb-lab run experiments/arith.yaml --set warmup.kl_budget=0.05 --set seed=3
+    """
+    directory = _prepared(context, file, sets or [], run_dir)
+    from trb_lab.experiment import run_experiment
+
+    with progress_on_stderr(as_json):
+        result = run_experiment(directory)
+    if as_json:
+        print_json({**result, "run_dir": str(directory.path)})
+    else:
+        typer.echo(f"completed: {_scores(result)}\nrun directory: {directory.path}")
+
+
+def _prepared(context: typer.Context, file: Path | None, sets: list[str], run_dir: Path | None) -> Any:
+    """The run directory with its config.json."""
+    from trb_lab.errors import UsageError
+    from trb_lab.store.run_dir import RunDir
+
+    if file is not None:
+        from trb_lab.spec import load_experiment
+        from trb_lab.trial import prepare
+
+        return prepare(load_experiment(file, sets), store_of(context), run_dir)
+    if run_dir is None:
+        raise UsageError(
+            "name what to run: trb-lab run FILE, or trb-lab run --run-dir DIR to go on with a run."
+        )
+    if sets:
+        raise UsageError("--set needs FILE: the settings of an existing run directory do not change.")
+    directory = RunDir(run_dir.absolute())
+    if not directory.config.exists():
+        raise UsageError(
+            f"{run_dir} is no run directory (it has no config.json). Name the experiment: trb-lab run FILE"
+        )
+    return directory
+
+
+def _scores(result: dict[str, Any]) -> str:
+    final = result.get("final") or {}
+    sets = {name: row["pass_at_1"] for name, row in (final.get("sets") or {}).items()}
+    if not sets:
+        return f"{result.get('steps')} steps"
+    shown = ", ".join(f"{name} {value:.1%}" for name, value in sets.items())
+    return f"{result.get('steps')} steps, pass@1 {shown}"
+
+
+def evaluate(
+    context: typer.Context,
+    target: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN_OR_MODEL", help="Run id, run directory, bundled model, model folder or hub id."
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--sets", metavar="SET", help="Evaluation set, repeatable: arith/hard."),
+    ] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Samples a problem.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the evaluation's draws.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Evaluate what DIR/config.json says, and write its result there."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a trained run or a model: pass@1 on evaluation sets.
+
+    Example: trb-lab eval arith-teacher --sets arith/hard --samples 8
+    """
+    from trb_lab.errors import UsageError
+
+    if (target is None) == (run_dir is None):
+        raise UsageError(
+            "name one thing to score: trb-lab eval RUN_OR_MODEL (trb-lab models list names the bundled ones)."
+        )
+    from trb_lab.evaluate import command
+
+    with progress_on_stderr(as_json):
+        if run_dir is not None:
+            result = command.evaluate_run_dir(run_dir)
+        else:
+            result = command.evaluate_target(target, store_of(context), sets=sets, samples=samples, seed=seed)
+    if as_json:
+        print_json(result)
+
+
+def check(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE...", help="Experiment or sweep YAML (told apart by content)."),
+    ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", help="Print a JSON Schema instead: `--schema experiment` or `--schema sweep`."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Validate files, and preflight models and data without training.
+
+    Every trial of a sweep is validated. Then: files, vocabulary, end-of-sequence ids, prompt templates, data
+    sizes, reference answers, and an estimate of the memory.
+
+    Example: trb-lab check experiments/arith.yaml sweeps/kl_budget.yaml
+    """
+    from trb_lab.errors import UsageError
+
+    if schema:
+        from trb_lab.spec.schema import text
+
+        for name in files or ["experiment"]:
+            typer.echo(text(name), nl=False)
+        return 0
+    if not files:
+        raise UsageError("name at least one file: trb-lab check FILE...")
+    from trb_lab.check import check_files
+
+    return check_files([Path(f) for f in files], as_json=as_json)

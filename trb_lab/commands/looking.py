@@ -1,0 +1,131 @@
+"""status, logs, cancel, ui, sync, clean, bench: what runs, what ran, and what it left."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, TrackingOption, YesOption, store_of
+
+
+def register(app: typer.Typer) -> None:
+    for verb in (status, logs, cancel, ui, sync, clean, bench):
+        app.command()(verb)
+
+
+def status(
+    context: typer.Context,
+    sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Only this sweep.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every sweep and trial, and why a trial failed.
+
+    Example: trb-lab status kl_budget
+    """
+    from trb_lab.overview import show_status
+
+    show_status(store_of(context), sweep=sweep, as_json=as_json)
+
+
+def logs(
+    context: typer.Context,
+    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Run id, or the beginning of one.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
+) -> None:
+    """Print what a trial's worker printed.
+
+    Example: trb-lab logs trb-s0-1a2b --follow
+    """
+    from trb_lab.overview import show_logs
+
+    show_logs(store_of(context), trial, follow)
+
+
+def cancel(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(metavar="SWEEP_OR_TRIAL", help="Name of a sweep, or a run id.")],
+    yes: YesOption = False,
+) -> None:
+    """Stop a trial, or a sweep's driver and all its trials. They save first, and can be resumed.
+
+    Example: trb-lab cancel kl_budget
+    """
+    from trb_lab.overview import cancel as cancel_target
+
+    cancel_target(store_of(context), target, yes)
+
+
+def ui(
+    context: typer.Context,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 5000.")
+    ] = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Open MLflow on what has run so far.
+
+    Example: trb-lab ui --port 5000
+    """
+    from trb_lab.store.ui import serve
+
+    serve(store_of(context), port=port, tracking_uri=tracking_uri)
+
+
+def sync(
+    context: typer.Context,
+    tracking_uri: TrackingOption = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as runs grow, until Ctrl-C.")] = False,
+) -> None:
+    """Bring MLflow up to date with the files of the store.
+
+    Example: trb-lab sync --tracking-uri http://mlflow.example:5000
+    """
+    from trb_lab.store.mlflow_mirror import sync_store
+
+    sync_store(store_of(context), tracking_uri=tracking_uri, follow=follow)
+
+
+def clean(
+    context: typer.Context,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Checkpoints of completed runs (their results stay).")
+    ] = False,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Runs that failed or were cancelled, whole.")
+    ] = False,
+    unplanned: Annotated[bool, typer.Option("--unplanned", help="Runs that no sweep plans, whole.")] = False,
+    older_than_days: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only what has not changed for so long.")
+    ] = None,
+    yes: YesOption = False,
+) -> None:
+    """Free disk space by rule. Shows what would go, and asks.
+
+    Example: trb-lab clean --checkpoints --older-than-days 7
+    """
+    from trb_lab.overview import clean as clean_store
+
+    clean_store(
+        store_of(context),
+        checkpoints=checkpoints,
+        failed=failed,
+        unplanned=unplanned,
+        older_than_days=older_than_days,
+        yes=yes,
+    )
+
+
+def bench(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Benchmark; without one they are listed.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure one part of the lab on this machine.
+
+    Example: trb-lab bench solver
+    """
+    from trb_lab.bench import run_bench
+
+    run_bench(name, as_json=as_json)

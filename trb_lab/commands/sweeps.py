@@ -1,0 +1,86 @@
+"""sweep, report: one question, many trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, store_of
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(sweep)
+    app.command()(report)
+
+
+def sweep(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Sweep YAML.")],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List the trials, what differs, and what would be done; do nothing."),
+    ] = False,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Trials at once. Default: the file's, else by hardware.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ARM", help="Only this arm (repeatable); the plan stays whole."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a sweep, and report. Safe to run again at any time.
+
+    Finished trials are adopted, running ones attached to, interrupted ones resumed;
+    only what is missing runs.
+
+    Example: trb-lab sweep sweeps/kl_budget.yaml --dry-run
+    """
+    from trb_lab.sweep import run_sweep
+
+    code = run_sweep(
+        file,
+        store_of(context),
+        parallel=parallel,
+        retry_failed=retry_failed,
+        dry_run=dry_run,
+        as_json=as_json,
+        only=only or None,
+    )
+    # Not a plain return: the driver tells of Ctrl-C itself, and its 130 is no KeyboardInterrupt of ours.
+    raise SystemExit(code)
+
+
+def report(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of the sweep, or its YAML.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write tables and figures of a sweep again, from finished runs alone.
+
+    Example: trb-lab report kl_budget
+    """
+    from trb_lab.errors import UsageError, did_you_mean
+
+    store = store_of(context)
+    if name.endswith((".yaml", ".yml")):
+        from trb_lab.spec import load_sweep
+
+        name = load_sweep(name).name
+    known = [s.name for s in store.sweeps()]
+    if name not in known:
+        listed = f"Sweeps there: {', '.join(known)}." if known else "It holds no sweep yet."
+        raise UsageError(f"no sweep '{name}' in {store.root}.{did_you_mean(name, known)} {listed}")
+    from trb_lab.report import build_report
+
+    paths = build_report(store, name)
+    from .common import print_json
+
+    if as_json:
+        print_json(paths)
+        return
+    for path in paths.values() if isinstance(paths, dict) else paths:
+        typer.echo(path)

@@ -1,0 +1,143 @@
+"""The worker: one experiment in one run directory, from its config.json to its result.json."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from trb_lab.errors import LabError
+from trb_lab.evaluate.suite import Suite, as_metrics, mean_score
+from trb_lab.models.load import LanguageModel, Pair, load_pair, pick_device, pick_dtype
+from trb_lab.rollout.torch_engine import TorchEngine
+from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.dataset import EvalSet
+from trb_lab.store import locks
+from trb_lab.store.metrics import read_metrics
+from trb_lab.store.provenance import collect
+from trb_lab.store.run_dir import RunDir, read_json, write_json
+from trb_lab.store.status import attempt_count
+from trb_lab.tasks.grading import Grader
+from trb_lab.train import checkpoint
+from trb_lab.train.data import TrainingData
+from trb_lab.train.progress import ProgressLine
+from trb_lab.train.trainer import Trainer
+from trb_lab.worker import attempt_at
+
+
+def run_experiment(run_dir: RunDir) -> dict[str, Any]:
+    """Train, resume, or evaluate what is missing; returns the content of result.json.
+
+    A completed run is left as it is, but for evaluation sets that its spec names and its result lacks: those are
+    evaluated from the final checkpoint.
+    """
+    config = read_json(run_dir.config)
+    if config is None:
+        raise LabError(f"{run_dir.path} has no config.json: it is not a run directory.")
+    spec = ExperimentSpec.model_validate(config["spec"])
+    result = read_json(run_dir.result)
+    if result is not None:
+        return _add_missing_sets(run_dir, spec, result)
+    with attempt_at(run_dir) as (attempt, should_stop):
+        started = time.time()
+        pair = _load(spec)
+        collect(run_dir, spec, attempt, device=pair.student.device)
+        with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
+            engine = _engine(spec, pair)
+            suite = _suite(spec, spec.eval.sets, pair.student, engine, grader)
+            saved = checkpoint.newest(run_dir)
+            trainer = Trainer(
+                spec=spec,
+                run_dir=run_dir,
+                attempt=attempt,
+                pair=pair,
+                data=TrainingData(spec, pair),
+                engine=engine,
+                grader=grader,
+                evaluate=lambda updates: as_metrics(suite.evaluate()),
+                reporter=ProgressLine(spec.steps, saved.step if saved else 0),
+                should_stop=should_stop,
+            )
+            trainer.run()
+        return _write_result(run_dir, spec, suite, trainer, started)
+
+
+def _load(spec: ExperimentSpec) -> Pair:
+    device = pick_device(spec.resources.device)
+    if spec.resources.cpu_threads is not None:
+        import torch
+
+        torch.set_num_threads(spec.resources.cpu_threads)
+    return load_pair(spec.student, spec.teacher, device, pick_dtype(spec.dtype, device))
+
+
+def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
+    resources = spec.resources
+    return TorchEngine(pair, resources.rollout_rows, resources.micro_batch_tokens, resources.loss_chunk_tokens)
+
+
+def _suite(spec: ExperimentSpec, sets: list[EvalSet], model: LanguageModel, engine: TorchEngine, grader: Grader) -> Suite:
+    return Suite(
+        sets,
+        spec.eval,
+        spec.prompt,
+        model,
+        engine,
+        grader,
+        seed=spec.seed,
+        max_prompt_tokens=spec.rollout.max_prompt_tokens,
+        max_new_tokens=spec.eval.max_new_tokens or spec.rollout.max_new_tokens,
+    )
+
+
+def _final_sets(run_dir: RunDir, suite: Suite) -> dict[str, dict[str, Any]]:
+    """Scores of the last step's line, as result.json lists them."""
+    last = read_metrics(run_dir.metrics)[-1]
+    sets: dict[str, dict[str, Any]] = {}
+    for loaded in suite.sets:
+        prefix = f"eval/{loaded.name}/"
+        entry = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
+        sets[loaded.name] = {**entry, "num_problems": len(loaded.problems), "num_samples": suite.spec.samples}
+    return sets
+
+
+def _write_result(run_dir: RunDir, spec: ExperimentSpec, suite: Suite, trainer: Trainer, started: float) -> dict[str, Any]:
+    sets = _final_sets(run_dir, suite)
+    result = {
+        "run_id": read_json(run_dir.config)["run_id"],
+        "state": "completed",
+        "steps": spec.steps,
+        "final": {"mean_pass_at_1": mean_score(sets) if sets else None, "sets": sets},
+        "tokens": trainer.tokens,
+        "prompts_dropped": trainer.data.num_dropped,
+        "seconds_total": _total_seconds(run_dir),
+        "seconds_last_attempt": time.time() - started,
+        "attempts": attempt_count(run_dir),
+        "finished": time.time(),
+    }
+    write_json(run_dir.result, result)
+    return result
+
+
+def _total_seconds(run_dir: RunDir) -> float:
+    """Seconds of the steps that count: of each step, the last time that it was run."""
+    latest = {line["step"]: line["seconds"]["total"] for line in read_metrics(run_dir.timing)}
+    return float(sum(latest.values()))
+
+
+def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, Any]) -> dict[str, Any]:
+    missing = [s for s in spec.eval.sets if s.name not in result["final"]["sets"]]
+    if not missing:
+        return result
+    with locks.hold(run_dir.lock, f"run {run_dir.run_id}"):
+        saved = checkpoint.newest(run_dir)
+        if saved is None:
+            raise LabError(f"{run_dir.path} has no checkpoint left to evaluate {[s.name for s in missing]} from.")
+        device = pick_device(spec.resources.device)
+        dtype = pick_dtype(spec.dtype, device)
+        pair = load_pair(spec.student, spec.teacher, device, dtype, checkpoint.load_student(saved))
+        with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
+            scores = _suite(spec, missing, pair.student, _engine(spec, pair), grader).evaluate()
+        sets = {**result["final"]["sets"], **scores}
+        result = {**result, "final": {"mean_pass_at_1": mean_score(sets), "sets": sets}}
+        write_json(run_dir.result, result)
+    return result

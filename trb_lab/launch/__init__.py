@@ -1,0 +1,1 @@
+"""How jobs get to run: one launcher interface, whatever the scale. Needs no torch."""

@@ -1,0 +1,92 @@
+"""What every launcher does: submit, attach, poll, cancel, logs.
+
+A launcher starts workers and says which are alive. It never decides what a run's state is: that is read from
+the run directory, where the worker leaves it. So inline, process and cluster launchers share one interface
+and one conformance suite (tests/launch/conformance.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from trb_lab.spec.experiment import ResourcesSpec
+from trb_lab.store.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Job:
+    """One worker to be run on one prepared run directory. Its key everywhere is the directory's run id."""
+
+    run_dir: RunDir
+    verb: Literal["run", "eval"] = "run"
+    """`run` trains a trial, `eval` evaluates a reference model."""
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @property
+    def run_id(self) -> str:
+        return self.run_dir.run_id
+
+
+class Phase(StrEnum):
+    """Where a job stands with its launcher."""
+
+    WAITING = "waiting"
+    """Accepted, not started."""
+    RUNNING = "running"
+    """A worker lives, or may live: what cannot be known counts as alive."""
+    ENDED = "ended"
+    """No worker lives. What came of it stands in the run directory."""
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a launcher knows of one job."""
+
+    phase: Phase
+    exit_code: int | None = None
+    """Of an ended worker; minus the signal's number when one killed it; None where nobody could see it."""
+
+
+class Launcher(Protocol):
+    """Starts workers. Calls come from one thread."""
+
+    slots: int
+    """Jobs at once, attached ones included."""
+
+    def submit(self, job: Job) -> None:
+        """Queue a job. Its run id may be submitted again once it has ended; before that it is a ValueError."""
+
+    def attach(self, job: Job) -> None:
+        """Follow a worker that somebody else started; it takes a slot for as long as it lives."""
+
+    def poll(self) -> Mapping[str, JobStatus]:
+        """Start what there is room for, and tell the status of every job by run id. Call it about once a second."""
+
+    def cancel(self, run_id: str, *, kill: bool = False) -> None:
+        """Take a waiting job out of the queue; ask a running one to save and end (`kill`: end it at once).
+
+        Returns at once: poll tells when the job has ended. An ended job is left alone.
+        """
+
+    def logs(self, run_id: str, lines: int = 50) -> list[str]:
+        """The last lines that the job's worker printed."""
+
+
+def tail(run_dir: RunDir, lines: int) -> list[str]:
+    """The last `lines` lines of a run's log; empty where there is none. Reads the end of the file only."""
+    if lines <= 0:
+        return []
+    try:
+        with open(run_dir.log, "rb") as f:
+            f.seek(0, 2)
+            start = max(0, f.tell() - 400 * lines)
+            f.seek(start)
+            text = f.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    found = deque(text.splitlines(), maxlen=lines)
+    return list(found)

@@ -1,0 +1,257 @@
+"""Follows jobs from submission to an end: starts them, starts killed ones again, and says what became of each.
+
+The launcher knows who is alive, the run directory knows what came of it. This is where the two are put together.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trb_lab.store.run_dir import RunDir, read_json
+from trb_lab.store.status import TrialState, attempts, begin_attempt, end_attempt, last_error, state_of
+
+from . import claim
+from .base import Job, JobStatus, Launcher, Phase, tail
+from .progress import ProgressReader
+
+MAX_RESTARTS = 2
+"""Times that a killed worker is started again within one driver run."""
+
+Standing = Literal["waiting", "running", "completed", "failed", "interrupted", "cancelled"]
+
+
+@dataclass
+class Member:
+    """One job on its way."""
+
+    job: Job
+    steps: int = 0
+    """Training steps of the whole run; 0 where the job trains nothing."""
+    eval_sets: frozenset[str] = frozenset()
+    """Evaluation sets that the result must hold."""
+    prepare: Callable[[], object] = lambda: None
+    """Makes the run directory ready; called before each submission."""
+    standing: Standing = "waiting"
+    error: str | None = None
+    restarts: int = 0
+    began: float | None = None
+    """Clock of the last start that was seen here."""
+    began_at_step: int | None = None
+    """Updates that were made when it was first seen to run."""
+    seconds: float = 0.0
+    """Time that its workers have run, as far as seen here."""
+    progress: ProgressReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.progress = ProgressReader(self.job.run_dir)
+
+    @property
+    def run_id(self) -> str:
+        return self.job.run_id
+
+    @property
+    def ended(self) -> bool:
+        return self.standing not in ("waiting", "running")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a member, with what there is to say about it."""
+
+    member: Member
+    what: Literal["started", "attached", "restarts", "ended"]
+    detail: str = ""
+
+
+def missing_sets(run_dir: RunDir, wanted: frozenset[str]) -> list[str]:
+    """Evaluation sets that a completed run's result does not hold yet."""
+    final = (read_json(run_dir.result) or {}).get("final") or {}
+    return sorted(wanted - set(final.get("sets") or {}))
+
+
+class Fleet:
+    """All jobs of one driver run. Call `tick` about once a second until `done`."""
+
+    def __init__(self, launcher: Launcher, members: Sequence[Member]) -> None:
+        """Submits every member in the given order, and attaches to those that have a live worker."""
+        self.launcher = launcher
+        self.members = {member.run_id: member for member in members}
+        self.stopping = False
+        self._events: list[Event] = []
+        self._marks: dict[str, tuple[int, int] | None] = {}
+        live = [m for m in members if claim.live_worker(m.job.run_dir) is not None]
+        for member in live:  # they hold their slots already, so they come before anything new
+            self._attach(member)
+        for member in members:
+            if member not in live:
+                self._submit(member)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to wait for. While stopping, workers that others lead are not waited for."""
+        return all(m.ended or (self.stopping and claim.led_by_other(m.job.run_dir)) for m in self.members.values())
+
+    def tick(self) -> list[Event]:
+        """Move everything on by one look; returns what happened, in order."""
+        self._drop_cancelled()
+        for run_id, status in list(self.launcher.poll().items()):
+            member = self.members.get(run_id)
+            if member is None or member.ended:
+                continue
+            if status.phase is Phase.RUNNING and member.standing == "waiting":
+                self._begin(member, "started")
+            elif status.phase is Phase.ENDED:
+                self._settle(member, status)
+        for member in self.members.values():
+            if member.standing == "running":
+                member.progress.read()
+        events, self._events = self._events, []
+        return events
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Start nothing more and ask the workers to save and end (`kill`: end them at once, they resume later).
+
+        Workers that were started by hand, or by a driver of another sweep that lives, are left alone.
+        """
+        self.stopping = True
+        for member in self.members.values():
+            if member.standing == "waiting":
+                self.launcher.cancel(member.run_id)
+                member.standing = "interrupted"
+            elif member.standing == "running" and not claim.led_by_other(member.job.run_dir):
+                self.launcher.cancel(member.run_id, kill=kill)
+
+    def _submit(self, member: Member) -> None:
+        member.prepare()
+        self._marks[member.run_id] = _mark(member.job.run_dir)
+        self.launcher.submit(member.job)
+
+    def _attach(self, member: Member) -> None:
+        self._marks[member.run_id] = _mark(member.job.run_dir)
+        self.launcher.attach(member.job)
+        self._begin(member, "attached")
+
+    def _begin(self, member: Member, what: Literal["started", "attached"]) -> None:
+        member.standing, member.began = "running", time.monotonic()
+        done = member.progress.read().done
+        member.began_at_step = done if member.began_at_step is None else member.began_at_step
+        self._events.append(Event(member, what))
+
+    def _drop_cancelled(self) -> None:
+        """Take out of the queue what somebody cancelled since it was put there."""
+        for member in self.members.values():
+            if member.standing != "waiting" or _mark(member.job.run_dir) == self._marks[member.run_id]:
+                continue
+            self._marks[member.run_id] = _mark(member.job.run_dir)
+            if state_of(member.job.run_dir) == TrialState.CANCELLED:
+                self.launcher.cancel(member.run_id)
+                self._end(member, "cancelled")
+
+    def _settle(self, member: Member, status: JobStatus) -> None:
+        """The worker is gone: what came of it?"""
+        run_dir = member.job.run_dir
+        if member.began is not None:
+            member.seconds += time.monotonic() - member.began
+            member.began = None
+        member.progress.read()
+        if claim.live_worker(run_dir) is not None:  # ours found another at work and left
+            self._attach(member)
+            return
+        state = state_of(run_dir)
+        # Nothing was logged since the submission: what state_of tells is of the attempt before.
+        silent = _mark(run_dir) == self._marks[member.run_id]
+        if state == TrialState.COMPLETED:
+            self._settle_completed(member, status)
+        elif state == TrialState.FAILED and not silent:
+            self._end(member, "failed", error_line(run_dir))
+        elif state == TrialState.CANCELLED and not silent:
+            self._end(member, "cancelled")
+        elif self.stopping or (_ended_itself(run_dir) and not silent):
+            self._end(member, "interrupted", "its worker was asked to stop")
+        else:
+            self._settle_died(member, status, silent)
+
+    def _settle_completed(self, member: Member, status: JobStatus) -> None:
+        missing = missing_sets(member.job.run_dir, member.eval_sets)
+        if not missing:
+            self._end(member, "completed")
+        elif self.stopping:
+            self._end(member, "interrupted", f"not yet evaluated on {', '.join(missing)}")
+        elif member.restarts < MAX_RESTARTS and (status.exit_code in (0, None) or _was_killed(status)):
+            self._restart(member, f"evaluates {', '.join(missing)}")
+        else:
+            self._end(member, "failed", f"not evaluated on {', '.join(missing)}: {how_it_died(member, status)}")
+
+    def _settle_died(self, member: Member, status: JobStatus, silent: bool) -> None:
+        """No result, and no word from the worker about its end: it was killed, or could not begin."""
+        reason = how_it_died(member, status)
+        could_not_begin = silent and not _was_killed(status) and status.exit_code not in (0, None)
+        if not could_not_begin and member.restarts < MAX_RESTARTS:
+            self._restart(member, reason)
+            return
+        if not could_not_begin:
+            reason = f"{member.restarts + 1} workers died in a row, the last: {reason}"
+        record_failure(member.job.run_dir, reason)
+        self._end(member, "failed", reason)
+
+    def _restart(self, member: Member, why: str) -> None:
+        member.restarts += 1
+        member.standing = "waiting"
+        self._submit(member)
+        self._events.append(Event(member, "restarts", why))
+
+    def _end(self, member: Member, standing: Standing, error: str | None = None) -> None:
+        member.standing, member.error = standing, error
+        self._events.append(Event(member, "ended", error or ""))
+
+
+def error_line(run_dir: RunDir) -> str:
+    """Why the last attempt failed, in one line."""
+    return str((last_error(run_dir) or {}).get("error") or "failed without a message; see its log")
+
+
+def how_it_died(member: Member, status: JobStatus) -> str:
+    """What can be said of a worker that said nothing: signal or exit code, and its last words."""
+    if status.exit_code is None:
+        reason = "worker died unseen"
+    elif _was_killed(status):
+        number = -status.exit_code
+        try:
+            reason = f"worker killed by {signal.Signals(number).name}"
+        except ValueError:
+            reason = f"worker killed by signal {number}"
+    else:
+        reason = f"worker exited with code {status.exit_code}"
+    printed = next((line.strip() for line in reversed(tail(member.job.run_dir, 20)) if line.strip()), "")
+    return f"{reason}; its log ends with: {printed[:300]}" if printed else reason
+
+
+def record_failure(run_dir: RunDir, error: str) -> None:
+    """Log a failure for a worker that could not do so, so that every reader of the run finds it."""
+    events = attempts(run_dir)
+    open_attempt = events[-1].get("attempt") if events and events[-1]["event"] == "start" else None
+    number = begin_attempt(run_dir) if open_attempt is None else int(open_attempt)
+    end_attempt(run_dir, number, TrialState.FAILED, error=error)
+
+
+def _was_killed(status: JobStatus) -> bool:
+    return status.exit_code is not None and status.exit_code < 0
+
+
+def _ended_itself(run_dir: RunDir) -> bool:
+    """Whether the last worker saved and ended because it was asked to (rather than being killed)."""
+    events = attempts(run_dir)
+    return bool(events) and events[-1]["event"] == "end"
+
+
+def _mark(run_dir: RunDir) -> tuple[int, int] | None:
+    """Changes whenever something is logged about the run's attempts."""
+    try:
+        stat = run_dir.attempts.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_mtime_ns, stat.st_size

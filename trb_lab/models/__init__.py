@@ -1,0 +1,1 @@
+"""Bundled names, folders and hub ids -> models, tokenizers, stop ids, shared vocabulary."""

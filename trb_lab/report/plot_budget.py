@@ -1,0 +1,105 @@
+"""Figure 1: final score against the KL budget, one line a horizon, the reference arm as a dashed line with its band."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .collect import MEAN, SweepData
+from .plot_style import INK, MARKERS, MUTED, WIDTH_INCHES, FigureFiles, below, ramp, save
+from .settings import Setting, reference_setting
+from .stats import Interval, t_interval
+
+
+def series_of(data: SweepData, settings: list[Setting]) -> dict[str, list[Setting]]:
+    """Settings that differ in their budget alone, in the order of horizons; label -> settings by budget."""
+    specs = {t["run_id"]: t.get("spec") or {} for t in data.plan.get("trials", [])}
+    groups: dict[str, list[Setting]] = {}
+    for setting in settings:
+        if setting.kl_budget is not None and setting.mean_scores():
+            spec: dict[str, Any] = dict(specs[next(iter(setting.run_ids.values()))])
+            warmup = {k: v for k, v in (spec.get("warmup") or {}).items() if k != "kl_budget"}
+            rest = {k: v for k, v in spec.items() if k not in ("seed", "warmup", "name")}
+            key = json.dumps([setting.arm, warmup, rest], sort_keys=True)
+            groups.setdefault(key, []).append(setting)
+    ordered = sorted(groups.values(), key=lambda g: (g[0].horizon_steps, g[0].key))
+    several_arms = len({g[0].arm for g in ordered}) > 1
+    labelled: dict[str, list[Setting]] = {}
+    for group in ordered:
+        first = group[0]
+        label = f"{first.arm}, " * several_arms + f"horizon {first.horizon_steps} steps"
+        if label in labelled:  # something besides budget and horizon varies: say the whole setting
+            label = first.title
+        labelled[label] = sorted(group, key=lambda s: s.kl_budget or 0.0)
+    return labelled
+
+
+def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
+    """None where the sweep has no finished setting with a positive KL budget."""
+    from matplotlib import pyplot
+    from matplotlib.ticker import FuncFormatter, NullLocator
+
+    series = {k: [s for s in v if s.kl_budget] for k, v in series_of(data, settings).items()}
+    series = {k: v for k, v in series.items() if v}
+    if not series:
+        return None
+    figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.2))
+    reference = reference_setting(settings)
+    rows: list[dict[str, Any]] = []
+    if reference is not None and reference.mean_scores():
+        interval = t_interval(list(reference.mean_scores().values()))
+        label = reference.title + (" (band: 95 % interval)" if interval.half_width is not None else " (one seed)")
+        axes.axhline(100 * interval.mean, color=INK, linestyle="--", linewidth=1.5, label=label)
+        if interval.half_width is not None:
+            axes.axhspan(100 * (interval.mean - interval.half_width), 100 * (interval.mean + interval.half_width),
+                         color=MUTED, alpha=0.16, linewidth=0)  # fmt: skip
+        rows.append(_csv_row(reference.title, None, reference.horizon_steps, interval))
+    budgets = sorted({s.kl_budget for group in series.values() for s in group})
+    colours = ramp(len(series))
+    for i, (label, group) in enumerate(series.items()):
+        dodge = 1.05 ** (i - (len(series) - 1) / 2)  # so that intervals at one budget stand side by side
+        intervals = [t_interval(list(s.mean_scores().values())) for s in group]
+        xs = [s.kl_budget * dodge for s in group]
+        axes.errorbar(xs, [100 * v.mean for v in intervals], yerr=[100 * (v.half_width or 0.0) for v in intervals],
+                      label=label, color=colours[i], marker=MARKERS[i % len(MARKERS)], capsize=3,
+                      elinewidth=1.2)  # fmt: skip
+        rows += [_csv_row(label, s.kl_budget, s.horizon_steps, v) for s, v in zip(group, intervals, strict=True)]
+    axes.set_xscale("log")
+    axes.set_xticks(budgets)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.set_xlim(budgets[0] / 1.35, budgets[-1] * 1.35)
+    axes.set_ylim(*_limits(rows))
+    axes.set_xlabel("initial KL budget (nats a token, log scale)")
+    axes.set_ylabel(_score_label(data))
+    below(axes, anchor=-0.17)
+    caption = (
+        "Final score against the KL budget. Bars: Student-t 95 % interval over seeds (none where one seed finished); "
+        "a bar that reaches the frame goes on beyond it. Points at one budget are set side by side."
+    )
+    return save(figure, pd.DataFrame(rows), out, "score_by_budget", "Score against KL budget", caption)
+
+
+def _score_label(data: SweepData) -> str:
+    return f"pass@1 (%), mean of {len(data.sets)} sets" if len(data.sets) > 1 else "pass@1 (%)"
+
+
+def _csv_row(label: str, budget: float | None, horizon: int, interval: Interval) -> dict[str, Any]:
+    return {
+        "series": label, "kl_budget": budget, "horizon_steps": horizon, "set": MEAN, "pass_at_1": interval.mean,
+        "half_width_95": interval.half_width, "num_seeds": interval.n,
+    }  # fmt: skip
+
+
+def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """Limits that show every mean, and every interval unless a two-seed one would flatten the rest."""
+    means = [100 * r["pass_at_1"] for r in rows]
+    room = max(4.0, 1.5 * (max(means) - min(means)))
+    low = min(100 * (r["pass_at_1"] - (r["half_width_95"] or 0)) for r in rows)
+    high = max(100 * (r["pass_at_1"] + (r["half_width_95"] or 0)) for r in rows)
+    low, high = max(low, min(means) - room), min(high, max(means) + room)
+    margin = 0.05 * (high - low) or 1.0
+    return max(0.0, low - margin), min(100.0, high + margin)

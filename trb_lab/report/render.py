@@ -1,0 +1,120 @@
+"""One table model, four forms: Markdown, HTML, CSV and plain text for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from html import escape
+
+from .tables import Cell, Row, Table
+
+TEXT_WIDTH = 120
+TITLE_WIDTH = 40
+
+
+def to_markdown(table: Table) -> str:
+    """A pipe table; bold as **bold**, notes of a cell in brackets, run ids in the last column."""
+    head = ["", *table.columns, "runs"]
+    lines = [_pipes(head), _pipes(["---"] + ["---:"] * len(table.columns) + ["---"])]
+    for row in table.rows:
+        cells = [_markdown_cell(c) for c in row.cells]
+        lines.append(_pipes([markdown_escape(row.title), *cells, ", ".join(f"`{r}`" for r in row.run_ids)]))
+    return "\n".join(lines) + "\n"
+
+
+def markdown_escape(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    text = escape(" ".join(text.split()), quote=False)
+    return "".join("\\" + c if c in "\\`*_[]|#" else c for c in text)
+
+
+def _pipes(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{cell.text}**" if cell.bold else cell.text
+    return f"{text} ({cell.note})" if cell.note else text
+
+
+def to_html(table: Table, identifier: str) -> str:
+    """A <table>; numeric cells carry data-value for sorting; titles are row headers; run ids unfold."""
+    head = "".join(
+        f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in ["setting", *table.columns]
+    )
+    body = "\n".join(_html_row(row) for row in table.rows)
+    return (
+        f'<table id="{escape(identifier)}" class="sortable">\n<caption>{escape(table.title)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    )
+
+
+def _html_row(row: Row) -> str:
+    runs = "".join(f"<code>{escape(r)}</code>" for r in row.run_ids)
+    details = f"<details><summary>runs</summary>{runs}</details>" if runs else ""
+    cells = "".join(_html_cell(c) for c in row.cells)
+    return f'<tr class="{row.kind}"><th scope="row">{escape(row.title)}{details}</th>{cells}</tr>'
+
+
+def _html_cell(cell: Cell) -> str:
+    value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
+    text = escape(cell.text)
+    text = f"<strong>{text}</strong>" if cell.bold else text
+    note = f'<span class="note">{escape(cell.note)}</span>' if cell.note else ""
+    absent = ' class="absent"' if cell.value is None and cell.text not in ("", "–") else ""
+    return f"<td{absent}{value}>{text}{note}</td>"
+
+
+def to_csv(table: Table) -> str:
+    """Long enough to recompute the table: mean, half-width, bold and note of every column as columns."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    fields = [f"{c}{suffix}" for c in table.columns for suffix in ("", "_half_width", "_best_or_tied", "_note")]
+    writer.writerow(["title", "kind", *fields, "run_ids"])
+    for row in table.rows:
+        values: list[str] = []
+        for cell in row.cells:
+            values += [_number(cell.value) or cell.text, _number(cell.half_width), "1" if cell.bold else "", cell.note]
+        writer.writerow([row.title, row.kind, *values, " ".join(row.run_ids)])
+    return out.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"
+
+
+def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
+    """Plain text of at most `width` columns. `*` marks the best and its ties; too many columns go below each other."""
+    title_width = min(TITLE_WIDTH, max([len(r.title) for r in table.rows] + [len("setting")]))
+    columns = [[c] + [_text_cell(r.cells[i]) for r in table.rows] for i, c in enumerate(table.columns)]
+    titles = ["setting"] + [_shorten(r.title, title_width) for r in table.rows]
+    blocks: list[list[list[str]]] = [[]]
+    used = title_width
+    for column in columns:
+        needed = max(map(len, column)) + 2
+        if blocks[-1] and used + needed > width:
+            blocks.append([])
+            used = title_width
+        blocks[-1].append(column)
+        used += needed
+    return f"{table.title}\n" + "\n".join(_text_block(titles, title_width, b, width) for b in blocks)
+
+
+def _text_cell(cell: Cell) -> str:
+    text = cell.text + ("*" if cell.bold else " " if cell.value is not None else "")
+    return f"{text}({cell.note})" if cell.note else text
+
+
+def _shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _text_block(titles: list[str], title_width: int, block: list[list[str]], width: int) -> str:
+    widths = [max(map(len, column)) for column in block]
+    lines = []
+    for i, title in enumerate(titles):
+        cells = [_shorten(column[i], width).rjust(w) for column, w in zip(block, widths, strict=True)]
+        lines.append("  ".join([title.ljust(title_width), *cells]).rstrip())
+        if i == 0:
+            lines.append("-" * min(width, title_width + sum(w + 2 for w in widths)))
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,108 @@
+"""Trials grouped into settings: one grid point of one arm with all its seeds, the unit that a report compares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .collect import MEAN, SweepData
+from .stats import Difference, SeedScores, difference
+
+FAILED_STATES = ("failed", "cancelled")
+PENDING_STATES = ("running", "interrupted")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All planned seeds of one setting. Scores hold completed seeds only, as fractions."""
+
+    key: str
+    """`arm` or `arm: setting`; unique within a sweep."""
+    arm: str
+    title: str
+    """What people read: the arm's label with the grid point."""
+    kind: str
+    kl_budget: float | None
+    horizon_steps: int
+    run_ids: dict[int, str]
+    states: dict[int, str]
+    scores: dict[str, dict[int, float]]
+    """Set name (and MEAN) -> seed -> pass@1."""
+    is_reference: bool
+
+    @property
+    def planned(self) -> int:
+        return len(self.states)
+
+    @property
+    def completed(self) -> int:
+        return sum(s == "completed" for s in self.states.values())
+
+    @property
+    def problems(self) -> str:
+        """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where no seed is left; empty when all completed."""
+        counts = {
+            "failed": sum(s in FAILED_STATES for s in self.states.values()),
+            "running": sum(s in PENDING_STATES for s in self.states.values()),
+            "missing": sum(s not in (*FAILED_STATES, *PENDING_STATES, "completed") for s in self.states.values()),
+        }
+        return ", ".join(
+            name if n == self.planned else f"{name} {n}/{self.planned}" for name, n in counts.items() if n
+        )
+
+    def mean_scores(self) -> SeedScores:
+        return self.scores.get(MEAN, {})
+
+
+def settings_of(data: SweepData) -> list[Setting]:
+    """Settings in the order of the plan."""
+    by_run: dict[str, dict[str, float]] = {}
+    for row in data.scores.itertuples():
+        by_run.setdefault(str(row.run_id), {})[str(row.set)] = float(row.pass_at_1)
+    reference = data.reference_arm
+    settings = []
+    # groupby sorts by default; the plan's order is the author's
+    for (arm, setting), trials in data.trials.groupby(["arm", "setting"], sort=False):
+        first = trials.iloc[0]
+        scores: dict[str, dict[int, float]] = {}
+        for trial in trials.itertuples():
+            if trial.state != "completed":
+                continue
+            for name, value in by_run.get(str(trial.run_id), {}).items():
+                scores.setdefault(name, {})[int(trial.seed)] = value
+            if trial.score_mean is not None and trial.score_mean == trial.score_mean:
+                scores.setdefault(MEAN, {})[int(trial.seed)] = float(trial.score_mean)
+        budget = first["kl_budget"]
+        settings.append(
+            Setting(
+                key=f"{arm}: {setting}" if setting else str(arm),
+                arm=str(arm),
+                title=f"{first['label']} {setting}".strip(),
+                kind=str(first["kind"]),
+                kl_budget=None if budget is None or budget != budget else float(budget),
+                horizon_steps=int(first["horizon_steps"]),
+                run_ids=dict(zip(trials["seed"].astype(int), trials["run_id"], strict=True)),
+                states=dict(zip(trials["seed"].astype(int), trials["state"], strict=True)),
+                scores=scores,
+                is_reference=arm == reference,
+            )
+        )
+    return settings
+
+
+def reference_setting(settings: list[Setting]) -> Setting | None:
+    """The setting that others are compared with: the reference arm's first."""
+    return next((s for s in settings if s.is_reference), None)
+
+
+def differences(settings: list[Setting], name: str = MEAN) -> dict[str, Difference]:
+    """Every other setting minus the reference setting on one set, by key; settings without scores are absent."""
+    reference = reference_setting(settings)
+    if reference is None:
+        return {}
+    found = {}
+    for setting in settings:
+        if setting.key != reference.key:
+            gap = difference(setting.scores.get(name, {}), reference.scores.get(name, {}))
+            if gap is not None:
+                found[setting.key] = gap
+    return found

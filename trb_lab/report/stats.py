@@ -1,0 +1,197 @@
+"""Statistics over seeds: Student-t intervals, paired differences, ties with the best, power.
+
+Few seeds are the rule here, so intervals are Student-t (mean +- 1.96 SE covers 81 % at three seeds where it promises
+95 %), one seed has no interval, and nothing is called better on one seed. Sums are `math.fsum` over sorted values, so
+that the same runs give the same digits in whatever order they were read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+LEVEL = 0.05
+"""Two-sided level of every test and interval."""
+
+SeedScores = Mapping[int, float]
+"""seed -> score of one setting."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with the half-width of its 95 % interval; `half_width` is None where one value gives none."""
+
+    mean: float
+    half_width: float | None
+    n: int
+
+    @property
+    def low(self) -> float | None:
+        return None if self.half_width is None else self.mean - self.half_width
+
+    @property
+    def high(self) -> float | None:
+        return None if self.half_width is None else self.mean + self.half_width
+
+
+@dataclass(frozen=True)
+class Difference:
+    """a - b with its 95 % interval. `p_value` is None where the data cannot say (one seed, or no spread)."""
+
+    mean: float
+    half_width: float | None
+    p_value: float | None
+    n: int
+    paired: bool
+    sd: float | None = None
+    """Standard deviation of the paired differences; None when unpaired."""
+
+    @property
+    def significant(self) -> bool:
+        return self.p_value is not None and self.p_value < LEVEL
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best setting and its statistical ties; both empty where no setting has two seeds."""
+
+    best: str | None = None
+    ties: frozenset[str] = field(default_factory=frozenset)
+    """Settings that are not significantly worse than the best, the best included."""
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean, independent of the order of the values."""
+    ordered = sorted(values)
+    return math.fsum(ordered) / len(ordered)
+
+
+def sd(values: Iterable[float]) -> float:
+    """Sample standard deviation (n - 1)."""
+    ordered = sorted(values)
+    centre = mean(ordered)
+    return math.sqrt(math.fsum(sorted((v - centre) ** 2 for v in ordered)) / (len(ordered) - 1))
+
+
+def t_quantile(df: float, level: float = LEVEL) -> float:
+    """Two-sided Student-t quantile."""
+    from scipy.stats import t
+
+    return float(t.ppf(1 - level / 2, df))
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
+    """Mean and Student-t interval over independent values; no interval for one value."""
+    n = len(values)
+    if n == 0:
+        raise ValueError("an interval needs at least one value")
+    if n == 1:
+        return Interval(float(values[0]), None, 1)
+    return Interval(mean(values), t_quantile(n - 1, level) * sd(values) / math.sqrt(n), n)
+
+
+def normal_interval(value: float, stderr: float | None, n: int = 1) -> Interval:
+    """value +- 1.96 standard errors: for one model scored on many problems."""
+    return Interval(value, None if stderr is None else 1.959963984540054 * stderr, n)
+
+
+def difference(a: SeedScores, b: SeedScores) -> Difference | None:
+    """a - b: paired over common seeds when there are two, else Welch when both have two seeds.
+
+    None when either is empty. Differences without any spread (scores are counts over a few hundred samples, so this
+    happens by chance) leave the t statistic undefined: no p-value, hence not significant.
+    """
+    if not a or not b:
+        return None
+    common = sorted(set(a) & set(b))
+    if len(common) >= 2:
+        deltas = [a[s] - b[s] for s in common]
+        interval, p_value = t_interval(deltas), _one_sample_p(deltas)
+        half_width = None if p_value is None else interval.half_width
+        return Difference(interval.mean, half_width, p_value, len(common), True, sd(deltas))
+    centre = mean(a.values()) - mean(b.values())
+    if len(a) >= 2 and len(b) >= 2:
+        half_width, p_value = _welch(list(a.values()), list(b.values()))
+        return Difference(centre, half_width, p_value, min(len(a), len(b)), False)
+    return Difference(centre, None, None, 1, bool(common))
+
+
+def _one_sample_p(deltas: Sequence[float]) -> float | None:
+    from scipy.stats import t
+
+    spread, centre, n = sd(deltas), mean(deltas), len(deltas)
+    if spread <= 1e-12 * max(1.0, abs(centre)):
+        return 1.0 if abs(centre) <= 1e-12 else None
+    return float(2 * t.sf(abs(centre) / (spread / math.sqrt(n)), n - 1))
+
+
+def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
+    """Half-width of the interval and p-value of Welch's unequal-variance t test."""
+    from scipy.stats import t
+
+    var_a, var_b = sd(a) ** 2 / len(a), sd(b) ** 2 / len(b)
+    if var_a + var_b <= 1e-24:
+        return None, None
+    df = (var_a + var_b) ** 2 / (var_a**2 / (len(a) - 1) + var_b**2 / (len(b) - 1))
+    stderr = math.sqrt(var_a + var_b)
+    return t_quantile(df) * stderr, float(2 * t.sf(abs(mean(a) - mean(b)) / stderr, df))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjusted p-values: controls the chance of any false difference among all of them."""
+    adjusted, running = {}, 0.0
+    ordered = sorted(p_values, key=lambda k: (p_values[k], k))
+    for rank, key in enumerate(ordered):
+        running = max(running, min(1.0, (len(ordered) - rank) * p_values[key]))
+        adjusted[key] = running
+    return adjusted
+
+
+def best_with_ties(scores: Mapping[str, SeedScores]) -> Best:
+    """The highest mean among settings with two seeds or more, and every such setting not significantly below it.
+
+    A setting with one seed is never bold, and cannot be beaten or win: it is left out.
+    """
+    eligible = {k: v for k, v in scores.items() if len(v) >= 2}
+    if not eligible:
+        return Best()
+    best = max(sorted(eligible), key=lambda k: mean(eligible[k].values()))
+    ties = {best}
+    for key, values in eligible.items():
+        gap = difference(eligible[best], values)
+        if gap is not None and not gap.significant:
+            ties.add(key)
+    return Best(best, frozenset(ties))
+
+
+def pooled_sd(differences: Iterable[Difference]) -> float | None:
+    """Root mean variance of paired differences, weighted by their degrees of freedom."""
+    usable = [(d.n - 1, d.sd) for d in differences if d.paired and d.sd is not None]
+    total = sum(df for df, _ in usable)
+    if total == 0:
+        return None
+    return math.sqrt(math.fsum(sorted(df * spread**2 for df, spread in usable)) / total)
+
+
+def seeds_needed(spread: float, effect: float, power: float = 0.8, limit: int = 1000) -> int | None:
+    """Seeds for a paired t test at 5 % to find `effect` with the given power; None beyond `limit`.
+
+    `spread` is the standard deviation of a paired difference, in the units of `effect`. Exact (noncentral t).
+    """
+    from scipy.stats import nct
+
+    def reaches(n: int) -> bool:
+        shift = effect / spread * math.sqrt(n)
+        bound = t_quantile(n - 1)
+        return shift > 30 or float(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift)) >= power
+
+    if spread <= 0:
+        return 2
+    if not reaches(limit):
+        return None
+    low, high = 2, limit
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(middle) else (middle + 1, high)
+    return low

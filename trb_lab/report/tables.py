@@ -1,0 +1,209 @@
+"""The report's tables as one model: what each cell says, before any format. `render.py` writes it four ways."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from .collect import MEAN, SweepData
+from .settings import Setting, differences, reference_setting
+from .stats import Difference, Interval, best_with_ties, mean, normal_interval, t_interval
+
+ROLE_TITLES = {"teacher": "teacher", "student": "untrained student"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One value: `text` is what is read, `value` what is sorted by; `note` follows in small type."""
+
+    text: str
+    value: float | None = None
+    half_width: float | None = None
+    bold: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table. `kind` is `reference` (teacher, untrained student), `baseline` or `arm`."""
+
+    title: str
+    kind: str
+    cells: list[Cell]
+    run_ids: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns name the cells of a row; the row's title and run ids are not among them."""
+
+    title: str
+    columns: list[str]
+    rows: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def points(gap: Difference) -> str:
+    """`+1.2 [-3.0, 5.4]`: a difference in percentage points with its 95 % interval."""
+    text = f"{100 * gap.mean:+.1f}"
+    if gap.half_width is None:
+        return text
+    return f"{text} [{100 * (gap.mean - gap.half_width):.1f}, {100 * (gap.mean + gap.half_width):.1f}]"
+
+
+def _interval_text(interval: Interval) -> str:
+    if interval.half_width is None:
+        return percent(interval.mean)
+    return f"{percent(interval.mean)} ± {100 * interval.half_width:.1f}"
+
+
+def score_table(data: SweepData, settings: list[Setting]) -> Table:
+    """Arms by test sets: reference rows, then settings in the plan's order, the best in bold with its ties."""
+    columns = [*data.sets, MEAN] if len(data.sets) != 1 else list(data.sets)
+    best = {c: best_with_ties({s.key: s.scores.get(c, {}) for s in settings}) for c in columns}
+    gaps = differences(settings)
+    reference = reference_setting(settings)
+    rows = [_reference_row(data, r, columns, reference is not None) for r in data.references.itertuples()]
+    for setting in settings:
+        cells = [_score_cell(setting, c, setting.key in best[c].ties) for c in columns]
+        if reference is not None:
+            cells.append(_gap_cell(gaps.get(setting.key), setting is reference))
+        cells.append(_seed_cell(setting))
+        kind = "baseline" if setting is reference else "arm"
+        rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
+    against = [] if reference is None else [f"vs {reference.title}"]
+    return Table(
+        title="pass@1 (%)", columns=[*columns, *against, "seeds"], rows=rows, notes=_notes(settings, reference)
+    )
+
+
+def _notes(settings: list[Setting], reference: Setting | None) -> list[str]:
+    notes = ["Mean ± half-width of the Student-t 95 % interval over seeds, at the end of training."]
+    if any(s.completed == 1 for s in settings):
+        notes.append("A setting with one finished seed has no interval and is never bold.")
+    notes.append(
+        "Bold: the highest mean of a column and every setting not significantly below it (difference paired by "
+        "seed, 5 % level, not corrected for the number of settings)."
+    )
+    if reference is not None:
+        notes.append(f"vs {reference.title}: difference of the mean over sets in points, paired by seed, "
+                     "with its 95 % interval.")  # fmt: skip
+    notes.append("Teacher and untrained student are single models: their intervals come from the spread over problems.")
+    return notes
+
+
+def _reference_row(data: SweepData, reference: tuple, columns: list[str], with_gap: bool) -> Row:
+    scores = data.scores[data.scores["run_id"] == reference.run_id].set_index("set")
+    cells = []
+    for column in columns:
+        if column in scores.index:
+            row = scores.loc[column]
+            stderr = None if pd.isna(row["stderr"]) else float(row["stderr"])
+            interval = normal_interval(float(row["pass_at_1"]), stderr)
+        elif column == MEAN and reference.state == "completed" and not pd.isna(reference.score_mean):
+            interval = normal_interval(float(reference.score_mean), _stderr_of_mean(scores["stderr"]))
+        else:
+            cells.append(Cell(_absent(str(reference.state))))
+            continue
+        cells.append(Cell(_interval_text(interval), interval.mean, interval.half_width))
+    cells += [Cell("")] * with_gap + [Cell("1 model")]
+    return Row(ROLE_TITLES.get(reference.role, reference.role), "reference", cells, [reference.run_id])
+
+
+def _stderr_of_mean(stderrs: pd.Series) -> float | None:
+    """Standard error of the mean over sets of independent problems."""
+    if stderrs.empty or stderrs.isna().any():
+        return None
+    return math.sqrt(math.fsum(sorted(float(s) ** 2 for s in stderrs))) / len(stderrs)
+
+
+def _absent(state: str) -> str:
+    return {"failed": "failed", "cancelled": "failed", "running": "running", "interrupted": "running"}.get(
+        state, "missing"
+    )
+
+
+def _score_cell(setting: Setting, column: str, bold: bool) -> Cell:
+    values = list(setting.scores.get(column, {}).values())
+    if not values:
+        return Cell(setting.problems or "missing")
+    interval = t_interval(values)
+    note = setting.problems
+    if interval.n == 1:
+        note = f"1 seed, {note}" if note else "1 seed"
+    return Cell(_interval_text(interval), interval.mean, interval.half_width, bold, note)
+
+
+def _gap_cell(gap: Difference | None, is_reference: bool) -> Cell:
+    if is_reference or gap is None:
+        return Cell("–" if is_reference else "")
+    return Cell(points(gap), gap.mean, gap.half_width, False, "" if gap.paired or gap.n == 1 else "unpaired")
+
+
+def _seed_cell(setting: Setting) -> Cell:
+    text = str(setting.completed) if setting.completed == setting.planned else f"{setting.completed} of {setting.planned}"
+    return Cell(text, float(setting.completed))
+
+
+LAST_STEPS = 10
+"""Steps at the end of training that length and truncation are averaged over."""
+
+
+def health_table(data: SweepData, settings: list[Setting]) -> Table:
+    """Cost and health of each setting: means over the seeds that have metrics, finished or not."""
+    columns = ["length", "truncated %", "s/step warmup", "s/step after", "redraw % warmup"]
+    curves = {str(k): v for k, v in data.curves.groupby("run_id")}
+    timing = {str(k): v for k, v in data.timing.groupby("run_id")}
+    rows = []
+    for setting in settings:
+        runs = [(curves[r], timing.get(r)) for r in setting.run_ids.values() if r in curves]
+        k = setting.horizon_steps
+        cells = [
+            _mean_cell([_tail(c, "rollout/length_mean") for c, _ in runs], "{:.0f}"),
+            _mean_cell([_tail(c, "rollout/truncated_share") for c, _ in runs], "{:.1f}", 100),
+            _mean_cell([_median_seconds(t, 0, k) for _, t in runs], "{:.2f}"),
+            _mean_cell([_median_seconds(t, k, None) for _, t in runs], "{:.2f}"),
+            _mean_cell([_warmup_mean(c, "policy/redraw_rate", k) for c, _ in runs], "{:.1f}", 100),
+        ]
+        kind = "baseline" if setting.is_reference else "arm"
+        rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
+    notes = [
+        f"Mean response tokens and share of responses cut at the limit over the last {LAST_STEPS} steps.",
+        "Median seconds of a step without its evaluation, as it ran: trials that share a machine slow each other.",
+        "Redraw rate: mean total variation between student and behaviour policy over the warmup.",
+    ]
+    return Table("Cost and health", columns, rows, notes)
+
+
+def _tail(curve: pd.DataFrame, column: str) -> float | None:
+    return _column_mean(curve.tail(LAST_STEPS), column)
+
+
+def _warmup_mean(curve: pd.DataFrame, column: str, horizon: int) -> float | None:
+    return _column_mean(curve[curve["step"] < horizon], column)
+
+
+def _column_mean(curve: pd.DataFrame, column: str) -> float | None:
+    values = curve[column].dropna() if column in curve else []
+    return mean(float(v) for v in values) if len(values) else None
+
+
+def _median_seconds(timing: pd.DataFrame | None, first: int, end: int | None) -> float | None:
+    if timing is None:
+        return None
+    chosen = timing[(timing["step"] >= first) & (timing["step"] < (math.inf if end is None else end))]
+    return float(chosen["seconds"].median()) if len(chosen) else None
+
+
+def _mean_cell(values: list[float | None], form: str, scale: float = 1.0) -> Cell:
+    known = [v for v in values if v is not None]
+    if not known:
+        return Cell("–")
+    value = scale * mean(known)
+    return Cell(form.format(value), value)

@@ -1,0 +1,142 @@
+"""Append-only JSON lines: metrics.jsonl (deterministic values) and timing.jsonl (clocks).
+
+A line is one `write` of canonical JSON, so the same values give the same bytes, and a resumed run's
+metrics.jsonl equals, byte for byte, that of a run that was never killed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trb_lab.errors import LabError
+
+
+class NonFiniteMetric(LabError):
+    """A value is NaN or infinite; `key` names it."""
+
+    def __init__(self, key: str, value: float, step: Any) -> None:
+        self.key = key
+        super().__init__(
+            f"{key} is {value} at step {step}: the run has diverged or a value overflowed. "
+            "Lower optim.lr or optim.grad_clip, or look at the last samples of the run."
+        )
+
+
+def _plain(key: str, value: Any, step: Any) -> Any:
+    """The value as JSON knows it: numpy and torch scalars become Python numbers; NaN and infinity raise."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(f"{key}/{k}", v, step) for k, v in value.items()}
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        raise NonFiniteMetric(key, value, step)
+    return value
+
+
+class MetricsWriter:
+    """Appends lines; opening drops a last line that a dying writer tore. Close it, or use it in a `with`."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the writer
+        self._offset = _end_of_whole_lines(path)
+        os.ftruncate(self._file.fileno(), self._offset)
+
+    @property
+    def offset(self) -> int:
+        """Bytes written so far: what a checkpoint stores."""
+        return self._offset
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line, handed to the operating system before this returns.
+
+        Raises NonFiniteMetric, naming the key, for NaN and infinity; nothing is written then.
+        """
+        step = values.get("step")
+        plain = {key: _plain(key, value, step) for key, value in values.items()}
+        line = (json.dumps(plain, sort_keys=True, allow_nan=False) + "\n").encode()
+        written = self._file.write(line)
+        if written != len(line):  # a full disk: leave no torn line behind
+            os.ftruncate(self._file.fileno(), self._offset)
+            raise OSError(f"could not write {self.path}: is the disk full?")
+        self._offset += len(line)
+
+    def truncate(self, offset: int) -> None:
+        """Go back to a checkpoint's offset. Raises LabError when the file has no line ending there."""
+        if offset > self._offset or (offset > 0 and not _is_line_end(self.path, offset)):
+            raise LabError(
+                f"{self.path} has {self._offset} bytes and no line that ends at byte {offset}, which the "
+                "checkpoint names: it was changed from outside. Remove the run directory to start again."
+            )
+        os.ftruncate(self._file.fileno(), offset)
+        self._offset = offset
+
+    def sync(self) -> None:
+        """Wait until everything is on disk; call before a checkpoint stores `offset`."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _is_line_end(path: Path, offset: int) -> bool:
+    with open(path, "rb") as f:
+        f.seek(offset - 1)
+        return f.read(1) == b"\n"
+
+
+def _end_of_whole_lines(path: Path) -> int:
+    """Offset just after the last newline."""
+    with open(path, "rb") as f:
+        position = f.seek(0, os.SEEK_END)
+        while position > 0:
+            start = max(0, position - 65536)
+            f.seek(start)
+            found = f.read(position - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            position = start
+    return 0
+
+
+def iter_lines(
+    path: Path, start_offset: int = 0, upto_offset: int | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Pairs (offset just after the line, parsed line) between two offsets; a torn last line ends it.
+
+    Raises LabError for a whole line that is not JSON.
+    """
+    try:
+        f = open(path, "rb")  # noqa: SIM115 - closed by the with below
+    except FileNotFoundError:
+        return
+    with f:
+        f.seek(start_offset)
+        offset = start_offset
+        for line in f:
+            offset += len(line)
+            if not line.endswith(b"\n") or (upto_offset is not None and offset > upto_offset):
+                return
+            try:
+                value = json.loads(line)
+            except ValueError:
+                text = f"{path}: the line that ends at byte {offset} is not JSON: {line[:80]!r}"
+                raise LabError(text) from None
+            yield offset, value
+
+
+def read_metrics(path: Path, upto_offset: int | None = None) -> list[dict[str, Any]]:
+    """Every whole line up to a byte offset; [] where there is no file. Reads timing.jsonl as well."""
+    return [line for _, line in iter_lines(path, 0, upto_offset)]

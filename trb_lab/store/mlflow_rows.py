@@ -1,0 +1,146 @@
+"""What a run directory's files look like in MLflow: params, metric rows, a page of samples.."""
+
+from __future__ import annotations
+
+import bisect
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .identity import flatten
+from .metrics import iter_lines
+from .mlflow_tracking import MetricRow
+
+SAMPLE_ROWS = 60
+SAMPLE_CHARACTERS = 4000
+ERROR_CHARACTERS = 500
+
+_SAMPLE_COLUMNS = ("source", "row", "prompt", "response", "answer", "gold", "correct")
+
+
+def metric_name(text: str) -> str:
+    """`text` with the characters that MLflow refuses in names turned into blanks or dashes."""
+    return " ".join(re.sub(r"[^\w./ \-]", "-", text.replace("=", " ")).split())
+
+
+def params(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> text. Strings as they are, everything else as JSON."""
+    flat = flatten(dict(spec))
+    return {
+        metric_name(key): value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in flat.items()
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def step_times(timing: Path) -> dict[int, int]:
+    """Step -> time of its first line in timing.jsonl, in ms.
+
+    The first line, because the file only grows: a step that is done again after a resume keeps its timestamp,
+    so that its rows are stored once.
+    """
+    times: dict[int, int] = {}
+    for _, line in iter_lines(timing):
+        if "step" in line and "time" in line:
+            times.setdefault(int(line["step"]), int(1000 * line["time"]))
+    return times
+
+
+def time_of(times: Mapping[int, int], step: int, start_ms: int) -> int:
+    """Time of a step in ms; where its line is missing, that of the step before it, or the run's start."""
+    if step in times:
+        return times[step]
+    steps = sorted(times)
+    before = bisect.bisect_left(steps, step)
+    return times[steps[before - 1]] if before else start_ms
+
+
+def metric_rows(line: Mapping[str, Any], timestamp_ms: int) -> list[MetricRow]:
+    """Rows of one line of metrics.jsonl. Evaluations are measured after update k, so they stand at k + 1."""
+    step = int(line["step"])
+    return [
+        MetricRow(metric_name(key), float(value), timestamp_ms, step + 1 if key.startswith("eval/") else step)
+        for key, value in line.items()
+        if key != "step" and _is_number(value)
+    ]
+
+
+def timing_rows(line: Mapping[str, Any]) -> list[MetricRow]:
+    """Rows `system/...` of one line of timing.jsonl."""
+    if "step" not in line or "time" not in line:
+        return []
+    values = flatten({k: v for k, v in line.items() if k not in ("step", "time", "attempt")})
+    when, step = int(1000 * line["time"]), int(line["step"])
+    return [
+        MetricRow(metric_name("system/" + key.replace(".", "/")), float(value), when, step)
+        for key, value in values.items()
+        if _is_number(value)
+    ]
+
+
+def final_rows(result: Mapping[str, Any], fallback_ms: int) -> list[MetricRow]:
+    """Rows `final/...` of result.json, at the run's last step."""
+    final = result.get("final") or {}
+    values: dict[str, Any] = {"mean_pass_at_1": final.get("mean_pass_at_1")}
+    values["seconds_total"] = result.get("seconds_total")
+    for name, entries in (final.get("sets") or {}).items():
+        values.update({f"{name}/{key}": value for key, value in entries.items()})
+    when = int(1000 * result["finished"]) if _is_number(result.get("finished")) else fallback_ms
+    step = int(result.get("steps") or 0)
+    return [
+        MetricRow(metric_name(f"final/{key}"), float(value), when, step)
+        for key, value in values.items()
+        if _is_number(value)
+    ]
+
+
+def in_batches(
+    lines: Iterable[tuple[int, list[MetricRow]]], size: int
+) -> Iterator[tuple[int, list[MetricRow]]]:
+    """Whole lines gathered to batches of about `size` rows: pairs (offset after the last line, rows)."""
+    rows: list[MetricRow] = []
+    offset = 0
+    for after, more in lines:
+        if rows and len(rows) + len(more) > size:
+            yield offset, rows
+            rows = []
+        rows.extend(more)
+        offset = after
+    if offset:
+        yield offset, rows
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else str(value)
+    if len(text) > SAMPLE_CHARACTERS:
+        text = text[:SAMPLE_CHARACTERS] + " ..."
+    return f"<td><pre>{html.escape(text)}</pre></td>"
+
+
+def samples_page(parquet: Path) -> str:
+    """A small HTML table of one file of samples.parquet; text is escaped, nothing is executed.
+
+    Raises what pyarrow raises for a file that is not complete.
+    """
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(parquet)
+    columns = [c for c in _SAMPLE_COLUMNS if c in file.schema_arrow.names]
+    batch = next(file.iter_batches(batch_size=SAMPLE_ROWS, columns=columns), None)
+    rows = batch.to_pylist() if batch is not None else []
+    head = "".join(f"<th>{c}</th>" for c in columns)
+    body = "\n".join("<tr>" + "".join(_cell(row[c]) for c in columns) + "</tr>" for row in rows)
+    note = f"{len(rows)} of {file.metadata.num_rows} rows; samples.parquet holds all, with values a token."
+    return (
+        "<!doctype html><meta charset='utf-8'><style>body{font:13px sans-serif}"
+        "table{border-collapse:collapse}"
+        "td,th{border:1px solid #ccc;padding:4px;vertical-align:top;text-align:left}"
+        "pre{white-space:pre-wrap;margin:0;max-width:60ch}</style>"
+        f"<p>{html.escape(parquet.stem)}: {note}</p><table><tr>{head}</tr>\n{body}</table>\n"
+    )

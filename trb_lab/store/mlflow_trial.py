@@ -1,0 +1,228 @@
+"""One run directory into one MLflow run. Every step may be repeated: what is there is found, not doubled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import mlflow_rows as rows
+from .metrics import iter_lines
+from .mlflow_tracking import METRICS_A_CALL, MetricRow, Tracking
+from .run_dir import RunDir, read_json
+from .status import TrialState, attempt_count, attempts, last_error, state_of
+
+MLFLOW_STATUS = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.COMPLETED: "FINISHED",
+    TrialState.FAILED: "FAILED",
+    TrialState.INTERRUPTED: "KILLED",
+    TrialState.CANCELLED: "KILLED",
+}
+
+ENDED = frozenset({TrialState.COMPLETED, TrialState.FAILED, TrialState.CANCELLED})
+"""States in which all of metrics.jsonl stands; else a resume may take back what follows the checkpoint."""
+
+RUN_ID_TAG = "trb.run_id"
+
+Entry = dict[str, Any]
+"""What the mirror knows of one MLflow run: an item of `runs` in mlflow.json."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run directory, and how it is called in the experiment it is shown in."""
+
+    run_dir: RunDir
+    run_id: str
+    name: str
+    tags: Mapping[str, str]
+
+
+def stamp(path: Path) -> list[int] | None:
+    """[size, mtime in ns] of a file, or None."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _signature(run_dir: RunDir, state: TrialState) -> list[Any]:
+    """Changes whenever an ended run has something new to show."""
+    small = (run_dir.attempts, run_dir.result, run_dir.provenance)
+    growing = (run_dir.metrics, run_dir.timing, run_dir.log, run_dir.samples)
+    return [str(state), *map(stamp, (*small, *growing))]
+
+
+def checkpoint_offset(run_dir: RunDir) -> int:
+    """Bytes of metrics.jsonl that the newest complete checkpoint vouches for."""
+    for folder in sorted(run_dir.checkpoints.glob("step_*"), reverse=True):
+        try:
+            return int(read_json(folder / "state.json")["metrics_offset"])
+        except (TypeError, KeyError, ValueError):
+            continue  # no state.json: an older writer, or a folder that is just being removed
+    return 0
+
+
+def start_ms(run_dir: RunDir) -> int:
+    """Time of the first attempt."""
+    events = attempts(run_dir)
+    return int(1000 * events[0].get("time", 0.0)) if events else int(1000 * time.time())
+
+
+def end_ms(run_dir: RunDir, result: Mapping[str, Any] | None) -> int:
+    """When the run ended: its result's time, its last attempt's end, or the last sign of life."""
+    if result is not None and result.get("finished"):
+        return int(1000 * result["finished"])
+    events = attempts(run_dir)
+    if events and events[-1]["event"] == "end":
+        return int(1000 * events[-1].get("time", 0.0))
+    signs = [s[1] // 1_000_000 for p in (run_dir.timing, run_dir.log) if (s := stamp(p)) is not None]
+    return max([start_ms(run_dir), *signs])
+
+
+def trial_tags(run_dir: RunDir, state: TrialState) -> dict[str, str]:
+    """Tags that follow from the files: attempt, state, code version, host, error."""
+    provenance = read_json(run_dir.provenance) or {}
+    code = provenance.get("code") or {}
+    error = last_error(run_dir)
+    tags = {
+        "state": str(state),
+        "attempt": str(attempt_count(run_dir)),
+        "code_version": str(code.get("label", "")),
+        "host": str((provenance.get("host") or {}).get("name", "")),
+        "error": error["error"][: rows.ERROR_CHARACTERS] if error else "",
+        "error_class": str(error["error_class"] or "") if error else "",
+    }
+    if code.get("commit"):
+        tags["mlflow.source.git.commit"] = str(code["commit"])
+    return tags
+
+
+def _log_params_and_tags(tracking: Tracking, target: Target, entry: Entry, state: TrialState) -> None:
+    run = entry["mlflow_run_id"]
+    if not entry.get("params_logged"):
+        config = read_json(target.run_dir.config) or {}
+        tracking.log_params(run, rows.params(config.get("spec") or {}))
+        entry["params_logged"] = True
+    tags = {**target.tags, **trial_tags(target.run_dir, state)}
+    # An empty tag is not worth a line, unless it replaces one that no longer holds (an old attempt's error).
+    changed = {k: v for k, v in tags.items() if entry["tags"].get(k, "") != v}
+    if changed:
+        tracking.set_tags(run, changed)
+        entry["tags"].update(changed)
+
+
+def _metric_lines(
+    run_dir: RunDir, start: int, limit: int | None
+) -> Iterator[tuple[int, list[MetricRow]]]:
+    times = rows.step_times(run_dir.timing)
+    began = start_ms(run_dir)
+    for offset, line in iter_lines(run_dir.metrics, start, limit):
+        yield offset, rows.metric_rows(line, rows.time_of(times, int(line["step"]), began))
+
+
+def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: TrialState) -> int:
+    """New lines of metrics.jsonl and timing.jsonl. Returns how many values were sent."""
+    run = entry["mlflow_run_id"]
+    attempt = attempt_count(run_dir)
+    size = (stamp(run_dir.metrics) or [0])[0]
+    if attempt != entry["attempt"] or size < entry["metrics_offset"]:
+        # A resume may have cut the file and written on: read it again, rows that are there are not doubled.
+        entry.update(attempt=attempt, metrics_offset=0)
+    limit = None if state in ENDED else checkpoint_offset(run_dir)
+    sent = 0
+    if (size if limit is None else limit) > entry["metrics_offset"]:
+        lines = _metric_lines(run_dir, entry["metrics_offset"], limit)
+        for offset, batch in rows.in_batches(lines, METRICS_A_CALL):
+            tracking.log_metrics(run, batch)
+            entry["metrics_offset"] = offset
+            sent += len(batch)
+    if (stamp(run_dir.timing) or [0])[0] > entry["timing_offset"]:
+        timing = iter_lines(run_dir.timing, entry["timing_offset"])
+        lines = ((after, rows.timing_rows(line)) for after, line in timing)
+        for offset, batch in rows.in_batches(lines, METRICS_A_CALL):
+            tracking.log_metrics(run, batch)
+            entry["timing_offset"] = offset
+            sent += len(batch)
+    return sent
+
+
+def log_new_file(tracking: Tracking, entry: Entry, path: Path, folder: str | None = None) -> None:
+    """Log a file unless the same version was logged before; a missing file is passed over."""
+    key = f"{folder}/{path.name}" if folder else path.name
+    now = stamp(path)
+    if now is None or entry["artifacts"].get(key) == now:
+        return
+    tracking.log_file(entry["mlflow_run_id"], path, folder)
+    entry["artifacts"][key] = now
+
+
+def _log_samples(tracking: Tracking, run_dir: RunDir, entry: Entry) -> None:
+    for parquet in sorted(run_dir.samples.glob("[!._]*.parquet")):
+        page = f"samples/{parquet.stem}.html"
+        if entry["artifacts"].get(page) == (now := stamp(parquet)):
+            continue
+        try:
+            text = rows.samples_page(parquet)
+        except (OSError, ValueError):
+            continue  # still being written: the next pass takes it (pyarrow's errors are ValueErrors)
+        log_new_file(tracking, entry, parquet, run_dir.samples.name)
+        tracking.log_text(entry["mlflow_run_id"], text, page)
+        entry["artifacts"][page] = now
+
+
+def _log_artifacts(tracking: Tracking, run_dir: RunDir, entry: Entry, state: TrialState) -> None:
+    log_new_file(tracking, entry, run_dir.config)
+    log_new_file(tracking, entry, run_dir.provenance)
+    _log_samples(tracking, run_dir, entry)
+    if state is not TrialState.RUNNING:
+        # With these a report can be made from a tracking server alone.
+        for path in (run_dir.metrics, run_dir.timing, run_dir.attempts, run_dir.log, run_dir.result):
+            log_new_file(tracking, entry, path)
+
+
+def new_entry(mlflow_run_id: str) -> Entry:
+    return {
+        "mlflow_run_id": mlflow_run_id,
+        "attempt": 0,
+        "metrics_offset": 0,
+        "timing_offset": 0,
+        "artifacts": {},
+        "tags": {},
+        "state": None,
+    }
+
+
+def mirror_trial(
+    tracking: Tracking, target: Target, entry: Entry | None, open_run: Callable[[Target], Entry]
+) -> tuple[TrialState, int]:
+    """Bring one MLflow run up to its directory. Returns the trial's state and the number of values sent.
+
+    `entry` is changed in place as things are sent; where there is none yet, `open_run` finds or creates the
+    MLflow run and gives its entry. A trial that has not begun gets no run.
+    """
+    state = state_of(target.run_dir)
+    if state is TrialState.NEW:
+        return state, 0
+    signature = _signature(target.run_dir, state)
+    if entry is not None and (entry.get("deleted") or entry.get("done") == signature):
+        return state, 0
+    if entry is None:
+        entry = open_run(target)
+    _log_params_and_tags(tracking, target, entry, state)
+    sent = _log_metrics(tracking, target.run_dir, entry, state)
+    result = read_json(target.run_dir.result) if state is TrialState.COMPLETED else None
+    if result is not None:
+        tracking.log_metrics(entry["mlflow_run_id"], rows.final_rows(result, start_ms(target.run_dir)))
+        entry["mean_pass_at_1"] = (result.get("final") or {}).get("mean_pass_at_1")
+        entry["finished"] = end_ms(target.run_dir, result)
+    _log_artifacts(tracking, target.run_dir, entry, state)
+    if entry["state"] != str(state):
+        tracking.set_status(entry["mlflow_run_id"], MLFLOW_STATUS[state], end_ms(target.run_dir, result))
+        entry["state"] = str(state)
+    entry["done"] = None if state is TrialState.RUNNING else signature
+    return state, sent

@@ -1,0 +1,97 @@
+"""Complete, atomic checkpoints without pickles.
+
+`checkpoints/step_000040/` holds the state after 40 updates: weights, optimiser (float32 masters and moments) and
+`state.json` (step, offset of metrics.jsonl, sizes of the other files). There are no generator states and no data
+position to save: every draw and the prompt order are functions of (seed, step). The folder is filled under another
+name, flushed to disk and renamed; `state.json` is written last, so a folder without one, or with other sizes than
+it says, is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trb_lab.models.load import load_weights, saved_weights
+from trb_lab.store.run_dir import RunDir, read_json, write_json
+
+from .optimizer import MasterAdamW
+
+WEIGHTS, OPTIMIZER, STATE = "student.safetensors", "optimizer.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """A valid checkpoint on disk."""
+
+    path: Path
+    step: int
+    """Updates made; the next step to run."""
+    metrics_offset: int
+    tokens: dict[str, int] | None = None
+    """Counters that go on: student and teacher tokens so far."""
+
+
+def save(run_dir: RunDir, student: nn.Module, optimizer: MasterAdamW, state: dict[str, Any], keep: int) -> Path:
+    """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`."""
+    final = run_dir.checkpoints / f"step_{state['step']:06d}"
+    temporary = run_dir.checkpoints / f".tmp-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(saved_weights(student), temporary / WEIGHTS)
+    save_file(optimizer.state_tensors(), temporary / OPTIMIZER)
+    for name in (WEIGHTS, OPTIMIZER):
+        _flush(temporary / name)
+    sizes = {name: (temporary / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)}
+    write_json(temporary / STATE, {**state, "sizes": sizes})
+    shutil.rmtree(final, ignore_errors=True)
+    os.rename(temporary, final)
+    _flush(run_dir.checkpoints)
+    for old in _folders(run_dir)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _folders(run_dir: RunDir) -> list[Path]:
+    """Checkpoint folders, newest first."""
+    found = [p for p in run_dir.checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", p.name)]
+    return sorted(found, key=lambda p: int(p.name.removeprefix("step_")), reverse=True)
+
+
+def newest(run_dir: RunDir) -> SavedState | None:
+    """The newest valid checkpoint, or None. Half-written and damaged ones are skipped."""
+    for folder in _folders(run_dir):
+        try:
+            state = read_json(folder / STATE)
+        except ValueError:
+            continue
+        sizes = (state or {}).get("sizes", {})
+        if WEIGHTS in sizes and all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in sizes.items()):
+            return SavedState(folder, state["step"], state["metrics_offset"], tokens=state.get("tokens"))
+    return None
+
+
+def load_student(saved: SavedState) -> dict[str, Tensor]:
+    """The student's weights, for `load_weights`."""
+    return load_file(saved.path / WEIGHTS)
+
+
+def restore(saved: SavedState, student: nn.Module, optimizer: MasterAdamW) -> None:
+    """Put weights and optimiser back."""
+    load_weights(student, load_student(saved))
+    optimizer.load_state_tensors(load_file(saved.path / OPTIMIZER))

@@ -1,0 +1,78 @@
+"""From a rollout batch to the metrics of a step, and to sample rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.rollout.engine import Rollouts
+from trb_lab.tasks.grading import Verdict
+from trb_lab.tasks.responses import response_statistics, verdict_statistics
+
+NUM_SAMPLES = 8
+"""Rollouts kept of a sampled step."""
+
+
+def _token_mean(values_BT: Tensor, rollouts: Rollouts) -> float:
+    return float(values_BT.double()[rollouts.mask_BT].mean())
+
+
+def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict] | None) -> dict[str, float]:
+    """`rollout/*`: lengths, truncation, loops; reward where there are answers to grade against."""
+    values = response_statistics(rollouts.responses(), rollouts.lengths_B.tolist(), rollouts.finished_B.tolist())
+    values["tokens"] = rollouts.num_tokens
+    if verdicts:
+        graded = verdict_statistics(verdicts)
+        values["reward"] = graded["correct_share"]
+        values["no_answer_share"] = graded["no_answer_share"]
+        values["grading_timeouts"] = graded["timeouts"]
+    return {f"rollout/{name}": value for name, value in values.items()}
+
+
+def policy_metrics(rollouts: Rollouts, behavior: StepBehavior) -> dict[str, float]:
+    """`policy/*`: what the behaviour policy did. Token means over the batch, nats where it is a log or a KL."""
+    assert rollouts.teacher_logprob_BT is not None and rollouts.teacher_entropy_BT is not None
+    values = {
+        "schedule": behavior.value,
+        "kl_mean": _token_mean(rollouts.kl_BT, rollouts),
+        "kl_max": float(rollouts.kl_BT.max()),
+        "redraw_rate": _token_mean(rollouts.redraw_BT, rollouts),
+        "teacher_entropy": _token_mean(rollouts.teacher_entropy_BT, rollouts),
+        "student_logprob": _token_mean(rollouts.student_logprob_BT, rollouts),
+        "teacher_logprob": _token_mean(rollouts.teacher_logprob_BT, rollouts),
+    }
+    if rollouts.beta_BT is not None:
+        values["beta_mean"] = _token_mean(rollouts.beta_BT, rollouts)
+    return {f"policy/{name}": value for name, value in values.items()}
+
+
+def sample_rows(
+    rollouts: Rollouts, tokenizer: Any, prompts: Sequence[str], golds: Sequence[str | None], verdicts: Sequence[Verdict] | None
+) -> list[dict[str, Any]]:
+    """The first rollouts as rows of samples.parquet; `prompts` are problem texts, one a rollout."""
+    rows = []
+    for i in range(min(NUM_SAMPLES, len(prompts))):
+        length = int(rollouts.lengths_B[i])
+        ids = rollouts.tokens_BT[i, :length].tolist()
+
+        def column(values_BT: Tensor | None, i: int = i, length: int = length) -> list[float] | None:
+            return None if values_BT is None else values_BT[i, :length].tolist()
+
+        rows.append(
+            {
+                "prompt": prompts[i],
+                "response": tokenizer.decode(ids, skip_special_tokens=True),
+                "answer": verdicts[i].answer if verdicts else None,
+                "gold": golds[i],
+                "correct": verdicts[i].correct if verdicts else None,
+                "tokens": [tokenizer.decode([token]) for token in ids],
+                "student_logprob": column(rollouts.student_logprob_BT),
+                "teacher_logprob": column(rollouts.teacher_logprob_BT),
+                "behavior_logprob": column(rollouts.behavior_logprob_BT),
+                "redraw_probability": column(rollouts.redraw_BT),
+            }
+        )
+    return rows

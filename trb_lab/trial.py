@@ -1,0 +1,140 @@
+"""A trial: an experiment spec with its identity, and the run directory made for it.
+
+The driver plans with this without torch; the worker and the command line prepare the same directory with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from trb_lab.errors import MissingExtra, UsageError
+from trb_lab.models import catalog
+from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.dataset import ArithDataset, Dataset, HubDataset, JsonlDataset
+from trb_lab.spec.experiment import ModelSpec
+from trb_lab.store.contents import hash_file, hash_model
+from trb_lab.store.identity import differences, identity, run_id
+from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+
+CONFIG_FORMAT = 1
+
+_PROBED_PROBLEMS = 64
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """A spec, what of it decides the result, and the name that follows."""
+
+    run_id: str
+    identity: dict[str, Any]
+    spec: ExperimentSpec
+
+
+@lru_cache(maxsize=256)
+def _locate(name: str, revision: str | None) -> Path | None:
+    """One look-up a model, however many trials share it (a hub look-up imports a large package)."""
+    return catalog.locate(ModelSpec(name=name, revision=revision))
+
+
+def model_fingerprint(model: ModelSpec) -> str:
+    """Content hash of the model's files, or `hub:<id>@<revision>` where they are not on this machine."""
+    path = _locate(model.name, model.revision)
+    return hash_model(path) if path is not None else f"hub:{model.name}@{model.revision or 'main'}"
+
+
+@lru_cache(maxsize=8)
+def _arith_fingerprint() -> str:
+    """Hash of the generator's first problems: changes exactly when the generator comes to write others."""
+    from trb_lab.tasks.arith import generate
+
+    problems = generate(ArithDataset(num_examples=_PROBED_PROBLEMS))
+    text = "\n".join(f"{p.prompt}\0{p.answer}\0{p.solution}" for p in problems)
+    return f"arith:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _package_version(package: str, what: str, extra: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise MissingExtra(what, extra) from None
+
+
+def dataset_fingerprint(dataset: Dataset) -> str:
+    """What the data are beyond the spec's own fields: generator version, file content, or hub revision."""
+    if isinstance(dataset, ArithDataset):
+        return _arith_fingerprint()
+    if isinstance(dataset, JsonlDataset):
+        path = Path(dataset.path).expanduser()
+        if not path.is_file():
+            raise UsageError(
+                f"dataset.path: no file '{dataset.path}'. Give a JSONL file: absolute, or relative to the YAML."
+            )
+        return f"sha256:{hash_file(path)}"
+    if isinstance(dataset, HubDataset):
+        return f"hub:{dataset.id}@{dataset.revision or 'main'}"
+    version = _package_version("reasoning-gym", f"the data set reasoning_gym/{dataset.task}", "gym")
+    return f"reasoning-gym:{version}"
+
+
+def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
+    """Identity and run id of a spec. Quick: file hashes and look-ups are remembered.
+
+    Raises UsageError for a model or data file that does not exist, MissingExtra for a missing generator.
+    """
+    contents = {
+        "student": model_fingerprint(spec.student),
+        "teacher": model_fingerprint(spec.teacher),
+        "dataset": dataset_fingerprint(spec.dataset),
+    }
+    payload = identity(spec, contents)
+    return PlannedTrial(run_id(spec, payload), payload, spec)
+
+
+def _refuse_foreign_directory(run_dir: RunDir) -> None:
+    """A directory that holds other people's files is not filled with ours."""
+    ours = {p.name for p in (run_dir.claim, run_dir.lock, run_dir.log, run_dir.attempts)}
+    names = [p.name for p in run_dir.path.glob("*")]
+    foreign = sorted(name for name in names if name not in ours and not name.startswith(".config.json."))
+    if foreign:
+        raise UsageError(
+            f"{run_dir.path} is neither empty nor a run directory (it holds {foreign[0]!r}). "
+            "Give --run-dir a new or empty directory."
+        )
+
+
+def prepare(spec: ExperimentSpec, store: Store, run_dir: Path | None = None) -> RunDir:
+    """Make the trial's directory with its config.json, or adopt the one that is there.
+
+    `run_dir` overrides the place that the store gives it. An existing config.json stays as it is when its
+    identity is the same; with another identity it is a UsageError that names the fields in which they differ.
+    """
+    planned = plan_trial(spec)
+    directory = RunDir(run_dir.absolute()) if run_dir is not None else store.trial(planned.run_id)
+    existing = read_json(directory.config)
+    if existing is not None:
+        fields = differences(existing.get("identity", {}), planned.identity)
+        if fields:
+            raise UsageError(
+                f"{directory.path} holds another trial ({existing.get('run_id')}), which differs in:\n  "
+                + "\n  ".join(fields)
+                + "\nGive --run-dir another directory, or take the same settings to resume it."
+            )
+        return directory
+    if directory.path.exists():
+        _refuse_foreign_directory(directory)
+    directory.path.mkdir(parents=True, exist_ok=True)
+    write_json(
+        directory.config,
+        {
+            "run_id": planned.run_id,
+            "format": CONFIG_FORMAT,
+            "spec": spec.model_dump(mode="json"),
+            "identity": planned.identity,
+        },
+    )
+    return directory
