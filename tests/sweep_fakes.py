@@ -1,4 +1,4 @@
-"""Sweeps with fake workers: a driver in this process, or (run as a script) in one of its own."""
+"""Sweeps with fake workers: a driver in this process, or (run with -m) in one of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import trb_lab.sweep as sweep_module
+from trb_lab.launch import claim
+from trb_lab.launch.local import ProcessLauncher
+from trb_lab.store.run_dir import RunDir, Store
+from trb_lab.store.status import attempt_count, state_of
+
+from .launch.conformance import fake_command, wait_for
+
 TESTS = Path(__file__).parent
-sys.path.insert(0, str(TESTS))  # as a script, pytest does not do it
-
-from launch.conformance import fake_command, wait_for  # noqa: E402
-
-import trb_lab.sweep as sweep_module  # noqa: E402
-from trb_lab.launch.local import ProcessLauncher  # noqa: E402
-from trb_lab.store.run_dir import RunDir, Store  # noqa: E402
-from trb_lab.store.status import attempt_count, state_of  # noqa: E402
 
 BASE = """
 name: base
@@ -52,8 +52,6 @@ class NoMirror:
 
     def start(self) -> str:
         return "no mirror"
-
-    def stop(self) -> None: ...
 
     def finish(self) -> str:
         return "no mirror"
@@ -99,8 +97,10 @@ class Lab:
     @contextlib.contextmanager
     def driver(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A driver process. Whatever is left of it and of its workers is killed at the end."""
-        command = [sys.executable, __file__, str(self.path), str(self.store.root), *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        command = [sys.executable, "-m", __name__, str(self.path), str(self.store.root), *arguments]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=TESTS.parent
+        )
         try:
             yield process
         finally:
@@ -109,8 +109,6 @@ class Lab:
             self.kill_workers()
 
     def kill_workers(self) -> None:
-        from trb_lab.launch import claim
-
         for run_dir in self.runs():
             claim.send_signal(run_dir, signal.SIGKILL)
 

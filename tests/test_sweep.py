@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_fakes import TESTS, Lab, patch
 
 from trb_lab.errors import UsageError
 from trb_lab.launch import claim
 from trb_lab.store import locks
-from trb_lab.store.run_dir import read_json, write_json
+from trb_lab.store.run_dir import read_json
 from trb_lab.store.status import attempt_count, cancel, last_error, state_of
 from trb_lab.sweep_plan import plan_sweep
+
+from .sweep_fakes import TESTS, Lab, patch
 
 SLOW = {"": {"pause": 0.05, "steps": 10_000}, "teacher": {}, "student": {}}
 
@@ -86,7 +87,9 @@ def test_what_is_no_longer_planned_is_kept(lab: Lab, capsys: pytest.CaptureFixtu
 
 def test_a_new_evaluation_set_is_added_to_finished_trials(lab: Lab):
     lab.run()
-    (lab.root / "base.yaml").write_text((lab.root / "base.yaml").read_text().replace("easy]", "easy, arith/hard]"))
+    (lab.root / "base.yaml").write_text(
+        (lab.root / "base.yaml").read_text().replace("easy]", "easy, arith/hard]")
+    )
     assert actions(lab) == {"evaluate": 6}
     assert lab.run() == 0
     for run in lab.store.trials():
@@ -114,7 +117,9 @@ def test_a_failed_trial_is_shown_and_retried_only_when_asked(lab: Lab, capsys: p
 def test_a_killed_worker_starts_again_and_one_that_is_always_killed_fails(lab: Lab):
     lab.behave({"opd-s0": {"kill_at": 2}, "opd-s1": {"kill_at": 2, "kills": 99}})
     assert lab.run() == 1
-    once, always = (next(r for r in lab.store.trials() if r.run_id.startswith(s)) for s in ("opd-s0", "opd-s1"))
+    once, always = (
+        next(r for r in lab.store.trials() if r.run_id.startswith(s)) for s in ("opd-s0", "opd-s1")
+    )
     assert (state_of(once), attempt_count(once)) == ("completed", 2)
     assert [line["step"] for line in map(json.loads, once.metrics.read_text().splitlines())] == [0, 1, 2, 3]
     assert (state_of(always), attempt_count(always)) == ("failed", 3)
@@ -131,7 +136,9 @@ def test_a_worker_that_cannot_begin_is_a_failure_with_its_last_words(lab: Lab):
     assert "code 2; its log ends with: could not begin: no such model" in (last_error(run) or {})["error"]
 
 
-def test_a_killed_driver_leaves_its_workers_and_the_next_attaches(lab: Lab, capsys: pytest.CaptureFixture[str]):
+def test_a_killed_driver_leaves_its_workers_and_the_next_attaches(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+):
     lab.behave({**SLOW, "": {"pause": 0.05, "steps": 60}})
     with lab.driver() as driver:
         lab.wait_for_steps(2)
@@ -202,7 +209,8 @@ def test_changed_resources_reach_a_run_that_resumes(lab: Lab):
     lab.behave({})
     assert lab.run(retry_failed=True) == 0
     tokens = {
-        run.run_id[:3]: read_json(run.config)["spec"]["resources"]["micro_batch_tokens"] for run in lab.store.trials()
+        run.run_id[:3]: read_json(run.config)["spec"]["resources"]["micro_batch_tokens"]
+        for run in lab.store.trials()
     }
     assert tokens == {"opd": 77, "trb": 16_384}
 
@@ -217,7 +225,11 @@ def test_dry_run_writes_nothing_and_lists_every_trial(lab: Lab, capsys: pytest.C
     plan = json.loads(capsys.readouterr().out)
     assert plan["counts"]["new"] == plan["counts"]["trials"] == 6
     assert {"run_id", "arm", "seed", "overrides", "action"} <= set(plan["trials"][0])
-    assert plan["trials"][-1]["overrides"] == {"warmup.kind": "trb", "warmup.steps": 2, "warmup.kl_budget": 0.1}
+    assert plan["trials"][-1]["overrides"] == {
+        "warmup.kind": "trb",
+        "warmup.steps": 2,
+        "warmup.kl_budget": 0.1,
+    }
 
 
 def test_only_keeps_to_some_arms_and_the_plan_stays_whole(lab: Lab):

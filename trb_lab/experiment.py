@@ -50,7 +50,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 run_dir=run_dir,
                 attempt=attempt,
                 pair=pair,
-                data=TrainingData(spec, pair),
+                data=TrainingData(spec, pair, grader),
                 engine=engine,
                 grader=grader,
                 evaluate=lambda updates: as_metrics(suite.evaluate()),

@@ -6,7 +6,7 @@
     report   tables and figures from the run directories
 
 The driver keeps nothing that the files do not say, so it may be killed at any moment: the workers go on, and
-the next driver attaches to them. It needs neither torch nor MLflow; the MLflow mirror is a process of its own.
+the next driver attaches to them. It needs neither torch nor MLflow; the mirror is a process of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run_sweep(
 ) -> int:
     """Run what is missing of a sweep and report. Returns the exit code: 0, or 1 when a trial failed.
 
-    `parallel` overrides the file's slots; `only` names arms to which this run keeps, while the plan stays whole.
+    `parallel` overrides the file's slots; `only` names arms that this run keeps to (the plan stays whole).
     With `as_json` stdout holds JSON alone: of the plan (`dry_run`), or of what became of it.
     Raises UsageError for a wrong file, before anything was written, and Locked when another driver is at it.
     """
@@ -72,7 +72,7 @@ def run_sweep(
             fleet = Fleet(launcher(parallel or plan.sweep.parallel), _members(chosen, store))
             stopped_by = _follow(fleet, view, requests)
         if stopped_by is not None:
-            mirror.stop()
+            # The mirror shows what is there and ends by itself once this process has gone.
             again = shlex.join(["trb-lab", "sweep", str(path)])
             print(f"Stopped; nothing is lost. Go on with: {again}", file=sys.stderr)
             return 128 + stopped_by
@@ -98,7 +98,7 @@ def _only(plan: Plan, arms: Sequence[str] | None) -> Plan:
 
 
 def _members(plan: Plan, store: Store) -> list[Member]:
-    """Everything that is to be run or followed: references first (they are short), then trials seed by seed."""
+    """What is to be run or followed: references first (they are short), then trials seed by seed."""
     references = [
         Member(
             Job(reference.run_dir, "eval", reference.spec.resources),
@@ -131,7 +131,8 @@ def _follow(fleet: Fleet, view: View, requests: list[int]) -> int | None:
         if len(requests) > handled:
             handled = len(requests)
             fleet.stop(kill=handled > 1)
-            view.say("Stopping: the workers save and end. Once more ends them at once." if handled == 1 else "Killed.")
+            gently = "Stopping: the workers save and end. Once more ends them at once."
+            view.say(gently if handled == 1 else "Killing the workers.")
         view.show(fleet.tick(), fleet)
         if fleet.done:
             return requests[0] if requests else None
@@ -202,7 +203,7 @@ def _report(store: Store, name: str) -> dict[str, str]:
 
 
 def _outcome(row: Row, fleet: Fleet, store: Store) -> dict[str, Any]:
-    """How a row of the plan stands at the end. The fleet knows of failures that leave a completed trial completed."""
+    """How a row stands at the end. The fleet knows of failures that leave a completed trial completed."""
     run_dir = store.trial(row.run_id)
     member = fleet.members.get(row.run_id)
     state = str(member.standing if member is not None else state_of(run_dir))

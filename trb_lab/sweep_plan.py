@@ -17,11 +17,13 @@ from trb_lab.launch.claim import live_worker
 from trb_lab.launch.follow import missing_sets
 from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
+from trb_lab.spec.experiment import ModelSpec
 from trb_lab.spec.sweeps import TrialDraft, expand_sweep, load_sweep
 from trb_lab.store.identity import canonical_json
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import TrialState, state_of
-from trb_lab.trial import CONFIG_FORMAT, dataset_fingerprint, model_fingerprint, plan_trial, prepare
+from trb_lab.tasks.datasets import dataset_version
+from trb_lab.trial import CONFIG_FORMAT, model_fingerprint, plan_trial, prepare
 
 
 class Action(StrEnum):
@@ -37,7 +39,7 @@ class Action(StrEnum):
     RETRY = "retry"
     """Failed or cancelled, and --retry-failed was given."""
     EVALUATE = "evaluate"
-    """Completed without an evaluation set that the spec names by now: its final checkpoint is evaluated on it."""
+    """Completed without an evaluation set that the spec names now: its final checkpoint is evaluated."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -75,11 +77,12 @@ class Trial:
         prepare(self.spec, store)
         config = read_json(self.run_dir.config)
         wanted = self.spec.model_dump(mode="json")
+        sets = _united(config["spec"]["eval"]["sets"], wanted["eval"]["sets"])
         updated = {
             **config["spec"],
             "resources": wanted["resources"],
             "checkpoint": wanted["checkpoint"],
-            "eval": {**wanted["eval"], "sets": _united(config["spec"]["eval"]["sets"], wanted["eval"]["sets"])},
+            "eval": {**wanted["eval"], "sets": sets},
         }
         if updated != config["spec"]:
             write_json(self.run_dir.config, {**config, "spec": updated})
@@ -209,9 +212,7 @@ def write_plan(plan: Plan, store: Store) -> None:
         write_json(path, value)
 
 
-def _references(
-    specs: Iterable[ExperimentSpec], store: Store, retry_failed: bool
-) -> dict[str, Reference]:
+def _references(specs: Iterable[ExperimentSpec], store: Store, retry_failed: bool) -> dict[str, Reference]:
     """Teacher and untrained student of every distinct pair of models and evaluation settings."""
     found: dict[str, Reference] = {}
     seen: set[str] = set()
@@ -234,17 +235,18 @@ def _references(
 def _reference_settings(spec: ExperimentSpec) -> dict[str, Any]:
     """What of a spec an evaluation of its untrained models depends on, and the resources."""
     whole = spec.model_dump(mode="json")
-    return {key: whole[key] for key in ("student", "teacher", "prompt", "eval", "rollout", "dtype", "resources")}
+    keys = ("student", "teacher", "prompt", "eval", "rollout", "dtype", "resources")
+    return {key: whole[key] for key in keys}
 
 
 def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
-    """config.json of a reference. Its id hashes the content of the models and what the evaluation depends on."""
+    """config.json of a reference. Its id hashes what the evaluation depends on, models by content."""
     settings = _reference_settings(spec)
     model, partner = (spec.teacher, spec.student) if role == "teacher" else (spec.student, spec.teacher)
     evaluation = {key: value for key, value in settings["eval"].items() if key not in ("every", "sets")}
     identity = {
-        "model": {"content": model_fingerprint(model), "template": model.template, "thinking": model.thinking},
-        "partner": {"content": model_fingerprint(partner), "template": partner.template},
+        "model": _model_identity(model),
+        "partner": _model_identity(partner),
         "prompt": settings["prompt"],
         "eval": evaluation,
         "sets": [[s.name, _dataset_identity(s)] for s in spec.eval.sets],
@@ -268,10 +270,14 @@ def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
     }
 
 
+def _model_identity(model: ModelSpec) -> dict[str, Any]:
+    return {"content": model_fingerprint(model), "template": model.template, "thinking": model.thinking}
+
+
 def _dataset_identity(entry: EvalSet) -> dict[str, Any]:
     fields = entry.dataset.model_dump(mode="json")
     fields.pop("path", None)  # content instead
-    return {**fields, "content": dataset_fingerprint(entry.dataset)}
+    return {**fields, "content": dataset_version(entry.dataset)}
 
 
 def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:
@@ -284,6 +290,6 @@ def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:
 
 
 def _united(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluation sets of both, the old definition where a name is in both (its score may be there already)."""
+    """Evaluation sets of both, the old definition where a name is in both (it may have a score)."""
     known = {entry["name"] for entry in old}
     return [*old, *(entry for entry in new if entry["name"] not in known)]

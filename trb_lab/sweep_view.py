@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import statistics
 import sys
@@ -34,7 +35,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
     )
 
 
@@ -86,7 +88,9 @@ def plan_text(plan: Plan) -> str:
          str(r.action)]
         for r in plan.rows
     ]  # fmt: skip
-    rows += [[run_id, r.role, "-", "-", f"model={r.model}", str(r.action)] for run_id, r in plan.references.items()]
+    rows += [
+        [run_id, r.role, "-", "-", f"model={r.model}", str(r.action)] for run_id, r in plan.references.items()
+    ]
     header = ["run id", "arm", "setting", "seed", "differs from the base", "action"]
     return "\n".join([text_table(header, rows), "", plan_summary(plan)])
 
@@ -121,12 +125,17 @@ def seconds_left(fleet: Fleet) -> float | None:
         if m.standing == "completed" and pace and m.began_at_step == 0
     ]
     overhead = max(0.0, statistics.median(overheads)) if overheads else 0.0
-    left = [
-        (m.steps - m.progress.latest.done) * (pace or usual) + overhead
-        for m, pace in zip(members, paces, strict=True)
-        if not m.ended
-    ]
-    return max(sum(left) / fleet.launcher.slots, *left) if left else 0.0
+    ends: list[float] = []
+    waiting: list[float] = []
+    for member, pace in zip(members, paces, strict=True):
+        if not member.ended:
+            left = (member.steps - member.progress.latest.done) * (pace or usual) + overhead
+            (ends if member.standing == "running" else waiting).append(left)
+    ends += [0.0] * (fleet.launcher.slots - len(ends))
+    heapq.heapify(ends)
+    for left in waiting:  # each takes the slot that is free first
+        heapq.heapreplace(ends, ends[0] + left)
+    return max(ends)
 
 
 def _time_left(member: Member) -> float | None:
@@ -138,9 +147,9 @@ def _time_left(member: Member) -> float | None:
 
 def totals(fleet: Fleet) -> str:
     """`4 completed, 2 running, 15 waiting; 12:30 left`."""
-    counts = Counter(m.standing for m in fleet.members.values())
-    parts = [f"{counts[s]} {s}" for s in ("completed", "running", "waiting", "failed", "interrupted", "cancelled")
-             if counts[s]]  # fmt: skip
+    counts = Counter[str](m.standing for m in fleet.members.values())
+    order = ("completed", "running", "waiting", "failed", "interrupted", "cancelled")
+    parts = [f"{counts[standing]} {standing}" for standing in order if counts[standing]]
     return f"{', '.join(parts)}; {duration(seconds_left(fleet))} left"
 
 

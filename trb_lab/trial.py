@@ -5,25 +5,21 @@ The driver plans with this without torch; the worker and the command line prepar
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trb_lab.errors import MissingExtra, UsageError
+from trb_lab.errors import UsageError
 from trb_lab.models import catalog
 from trb_lab.spec import ExperimentSpec
-from trb_lab.spec.dataset import ArithDataset, Dataset, HubDataset, JsonlDataset
 from trb_lab.spec.experiment import ModelSpec
-from trb_lab.store.contents import hash_file, hash_model
+from trb_lab.store.contents import hash_model
 from trb_lab.store.identity import differences, identity, run_id
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+from trb_lab.tasks.datasets import dataset_version
 
 CONFIG_FORMAT = 1
-
-_PROBED_PROBLEMS = 64
 
 
 @dataclass(frozen=True)
@@ -47,40 +43,6 @@ def model_fingerprint(model: ModelSpec) -> str:
     return hash_model(path) if path is not None else f"hub:{model.name}@{model.revision or 'main'}"
 
 
-@lru_cache(maxsize=8)
-def _arith_fingerprint() -> str:
-    """Hash of the generator's first problems: changes exactly when the generator comes to write others."""
-    from trb_lab.tasks.arith import generate
-
-    problems = generate(ArithDataset(num_examples=_PROBED_PROBLEMS))
-    text = "\n".join(f"{p.prompt}\0{p.answer}\0{p.solution}" for p in problems)
-    return f"arith:{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-
-
-def _package_version(package: str, what: str, extra: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        raise MissingExtra(what, extra) from None
-
-
-def dataset_fingerprint(dataset: Dataset) -> str:
-    """What the data are beyond the spec's own fields: generator version, file content, or hub revision."""
-    if isinstance(dataset, ArithDataset):
-        return _arith_fingerprint()
-    if isinstance(dataset, JsonlDataset):
-        path = Path(dataset.path).expanduser()
-        if not path.is_file():
-            raise UsageError(
-                f"dataset.path: no file '{dataset.path}'. Give a JSONL file: absolute, or relative to the YAML."
-            )
-        return f"sha256:{hash_file(path)}"
-    if isinstance(dataset, HubDataset):
-        return f"hub:{dataset.id}@{dataset.revision or 'main'}"
-    version = _package_version("reasoning-gym", f"the data set reasoning_gym/{dataset.task}", "gym")
-    return f"reasoning-gym:{version}"
-
-
 def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
     """Identity and run id of a spec. Quick: file hashes and look-ups are remembered.
 
@@ -89,7 +51,7 @@ def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
     contents = {
         "student": model_fingerprint(spec.student),
         "teacher": model_fingerprint(spec.teacher),
-        "dataset": dataset_fingerprint(spec.dataset),
+        "dataset": dataset_version(spec.dataset),
     }
     payload = identity(spec, contents)
     return PlannedTrial(run_id(spec, payload), payload, spec)

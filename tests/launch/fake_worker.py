@@ -1,9 +1,9 @@
 """A worker that trains nothing: it keeps every promise of docs/files.md and lasts as long as a test wants.
 
-Behaviour comes from the JSON file $FAKE_WORKER: `{"<start of a run id>": {...}, "": {...}}`, the longest match
-counts, read at each start. Keys: steps (else the spec's), pause (seconds a step), fail_at, kill_at (steps), kills
-(how often kill_at strikes), exit_before (exit code before anything is logged), late (seconds before it takes the
-lock).
+Behaviour comes from the JSON file $FAKE_WORKER, `{"<start of a run id>": {...}, "": {...}}`, read at each
+start; the longest match counts. Keys: steps (else the spec's), pause (seconds a step), fail_at, kill_at
+(steps), kills (how often kill_at strikes), exit_before (exit code before anything is logged), late (seconds
+before it takes the lock).
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def finish(run_dir: RunDir, config: dict) -> None:
     sets = (config.get("spec") or config).get("eval", {}).get("sets", [])
     final = {"mean_pass_at_1": 0.5, "sets": {s["name"]: {"pass_at_1": 0.5} for s in sets}}
     steps = (config.get("spec") or {}).get("steps", 0)
-    write_json(run_dir.result, {"run_id": run_dir.run_id, "state": "completed", "steps": steps, "final": final})
+    result = {"run_id": run_dir.run_id, "state": "completed", "steps": steps, "final": final}
+    write_json(run_dir.result, result)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ class TestProcessLauncher(LauncherConformance):
         phases = [status.phase for status in launcher.poll().values()]
         assert sorted(phases) == [Phase.RUNNING, Phase.RUNNING, Phase.WAITING]
 
-    def test_a_running_job_is_asked_to_save_or_killed(self, launcher: ProcessLauncher, make: Callable[..., Job]):
+    def test_a_running_job_is_asked_to_save_or_killed(
+        self, launcher: ProcessLauncher, make: Callable[..., Job]
+    ):
         for name in ("asked", "killed"):
             launcher.submit(make(name, pause=0.02, steps=10_000))
         wait_for(lambda: launcher.poll() and all(tail(RunDir(j.path), 1) for j in _run_dirs(launcher)))
@@ -50,7 +52,8 @@ class TestProcessLauncher(LauncherConformance):
         launcher.submit(job)
         launcher.poll()
         worker = claim.live_worker(job.run_dir)
-        assert worker is not None and worker["pid"] != os.getpid()
+        assert worker is not None
+        assert worker["pid"] != os.getpid()
         other = ProcessLauncher(1, gpus=(), command=fake_command)
         other.submit(job)
         assert other.poll()["job"].phase is Phase.RUNNING  # attached: there is no second worker
@@ -75,20 +78,24 @@ def _run_dirs(launcher: ProcessLauncher) -> list[RunDir]:
 
 class TestInlineLauncher(LauncherConformance):
     @pytest.fixture
-    def launcher(self) -> Iterator[InlineLauncher]:
+    def launcher(self) -> InlineLauncher:
         def execute(job: Job) -> int:
             # The worker takes the process's signal handler and standard output; a child keeps both apart.
             with open(job.run_dir.log, "ab") as log:
                 return subprocess.run(fake_command(job), stdout=log).returncode
 
-        yield InlineLauncher(execute)
+        return InlineLauncher(execute)
 
 
 def _environment_of(tmp_path: Path, resources: ResourcesSpec, **kwargs: object) -> dict[str, str]:
     """The environment that a launched worker sees."""
     job = Job(RunDir(tmp_path / f"job{time.monotonic_ns()}"), resources=resources)
     write_json(job.run_dir.config, {})
-    command = [sys.executable, "-c", "import os; print(*(f'{k}={v}' for k, v in os.environ.items()), sep='\\n')"]
+    command = [
+        sys.executable,
+        "-c",
+        "import os; print(*(f'{k}={v}' for k, v in os.environ.items()), sep='\\n')",
+    ]
     launcher = ProcessLauncher(command=lambda job: command, **kwargs)  # type: ignore[arg-type]
     launcher.submit(job)
     wait_for(lambda: launcher.poll()[job.run_id].phase is Phase.ENDED)
@@ -105,7 +112,9 @@ def test_threads_are_shared_among_the_slots(tmp_path: Path):
 
 
 def test_each_slot_gets_a_gpu_of_its_own(tmp_path: Path):
-    launcher = ProcessLauncher(gpus=("0", "3"), command=lambda job: [sys.executable, "-c", "import time; time.sleep(30)"])
+    launcher = ProcessLauncher(
+        gpus=("0", "3"), command=lambda job: [sys.executable, "-c", "import time; time.sleep(30)"]
+    )
     assert launcher.slots == 2
     jobs = [Job(RunDir(tmp_path / f"job{i}")) for i in range(3)]
     for job in jobs:
@@ -136,7 +145,14 @@ def test_gpus_are_those_the_environment_names():
 
 def test_the_worker_is_the_command_line_of_this_interpreter(tmp_path: Path):
     run_dir = RunDir(tmp_path / "a")
-    assert worker_command(Job(run_dir)) == [sys.executable, "-m", "trb_lab.cli", "run", "--run-dir", str(run_dir.path)]
+    assert worker_command(Job(run_dir)) == [
+        sys.executable,
+        "-m",
+        "trb_lab.cli",
+        "run",
+        "--run-dir",
+        str(run_dir.path),
+    ]
     assert worker_command(Job(run_dir, "eval"))[3] == "eval"
 
 

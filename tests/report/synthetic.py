@@ -38,15 +38,30 @@ def planned_trials(arms: dict[str, dict[str, Any]], seeds: list[int], steps: int
             for seed in seeds:
                 warmup: dict[str, Any] = {"kind": kind} if kind == "opd" else {"kind": kind, "steps": 20}
                 warmup |= {k.removeprefix("warmup."): v for k, v in point.items()}
-                spec = ExperimentSpec.model_validate({
-                    "name": "arith", "student": "arith-student", "teacher": "arith-teacher",
-                    "dataset": {"kind": "arith"}, "warmup": warmup, "steps": steps, "seed": seed,
-                    "eval": {"sets": [f"arith/{s}" for s in SETS], "every": 10},
-                }).model_dump(mode="json")  # fmt: skip
+                spec = ExperimentSpec.model_validate(
+                    {
+                        "name": "arith",
+                        "student": "arith-student",
+                        "teacher": "arith-teacher",
+                        "dataset": {"kind": "arith"},
+                        "warmup": warmup,
+                        "steps": steps,
+                        "seed": seed,
+                        "eval": {"sets": [f"arith/{s}" for s in SETS], "every": 10},
+                    }
+                ).model_dump(mode="json")
                 name = " ".join(f"{k.removeprefix('warmup.')}={v}" for k, v in point.items())
                 run_id = f"{kind}-s{seed}-{hash_text(arm + name + str(seed)):010x}"
-                trials.append({"run_id": run_id, "arm": arm, "setting": name, "seed": seed,
-                               "overrides": {"warmup.kind": kind, **point}, "spec": spec})  # fmt: skip
+                trials.append(
+                    {
+                        "run_id": run_id,
+                        "arm": arm,
+                        "setting": name,
+                        "seed": seed,
+                        "overrides": {"warmup.kind": kind, **point},
+                        "spec": spec,
+                    }
+                )
     return trials
 
 
@@ -55,9 +70,18 @@ def hash_text(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:10], 16)
 
 
-def write_store(root: Path, *, name: str = "kl_budget", question: str = QUESTION, arms: dict | None = None,
-                seeds: tuple[int, ...] = (0, 1, 2), steps: int = 60, failed: tuple[int, ...] = (5,),
-                missing: tuple[int, ...] = (8,), effects: dict[str, float] | None = None) -> Store:  # fmt: skip
+def write_store(
+    root: Path,
+    *,
+    name: str = "kl_budget",
+    question: str = QUESTION,
+    arms: dict | None = None,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    steps: int = 60,
+    failed: tuple[int, ...] = (5,),
+    missing: tuple[int, ...] = (8,),
+    effects: dict[str, float] | None = None,
+) -> Store:
     """A sweep whose trials are completed but for the indices in `failed` and `missing`; returns its store.
 
     effects: arm -> what it adds to the final score of every seed.
@@ -65,11 +89,26 @@ def write_store(root: Path, *, name: str = "kl_budget", question: str = QUESTION
     store = Store(root)
     arms = arms or ARMS
     trials = planned_trials(arms, list(seeds), steps)
-    references = [{"run_id": f"{role}-00000000a{i}", "role": role, "model": f"arith-{role}"}
-                  for i, role in enumerate(("teacher", "student"))]  # fmt: skip
-    spec = {"name": name, "question": question, "base": "arith.yaml", "seeds": list(seeds), "arms": arms,
-            "report": {"reference": None, "references": True}}  # fmt: skip
-    plan = {"name": name, "question": question, "created": 0, "spec": spec, "trials": trials, "references": references}
+    references = [
+        {"run_id": f"{role}-00000000a{i}", "role": role, "model": f"arith-{role}"}
+        for i, role in enumerate(("teacher", "student"))
+    ]
+    spec = {
+        "name": name,
+        "question": question,
+        "base": "arith.yaml",
+        "seeds": list(seeds),
+        "arms": arms,
+        "report": {"reference": None, "references": True},
+    }
+    plan = {
+        "name": name,
+        "question": question,
+        "created": 0,
+        "spec": spec,
+        "trials": trials,
+        "references": references,
+    }
     write_json(store.sweep(name).plan, plan)
     for reference, level in zip(references, (TEACHER, STUDENT), strict=True):
         write_result(store.reference(reference["run_id"]), {s: level + 0.3 * d for s, d in SETS.items()}, 0)
@@ -80,8 +119,15 @@ def write_store(root: Path, *, name: str = "kl_budget", question: str = QUESTION
         bonus = (effects or {}).get(trial["arm"], 0.0)
         write_trial(run, trial, bonus, stop_at=steps // 3 if index in failed else None)
         if index in failed:
-            log_attempt(run, {"state": "failed", "error_class": "nan", "error": "train/loss is nan at step 20 <b>",
-                              "traceback": "Traceback: ..."})  # fmt: skip
+            log_attempt(
+                run,
+                {
+                    "state": "failed",
+                    "error_class": "nan",
+                    "error": "train/loss is nan at step 20 <b>",
+                    "traceback": "Traceback: ...",
+                },
+            )
     return store
 
 
@@ -95,13 +141,27 @@ def write_trial(run: RunDir, trial: dict[str, Any], bonus: float = 0.0, stop_at:
     lines, timing = [], []
     for step in range(stop_at or steps):
         lines.append(_metrics(step, steps, warmup, final, rng))
-        timing.append({"step": step, "time": 1e9 + step, "attempt": 1, "tokens_per_second": 9000,
-                       "seconds": {"rollout": 0.3, "objective": 0.2, "eval": 0.0 if step % 10 != 9 else 4.0,
-                                   "total": (0.5 if step >= warmup.get("steps", 0) else 0.9) + 0.01 * rng.random()
-                                   + (0.0 if step % 10 != 9 else 4.0)}})  # fmt: skip
+        timing.append(
+            {
+                "step": step,
+                "time": 1e9 + step,
+                "attempt": 1,
+                "tokens_per_second": 9000,
+                "seconds": {
+                    "rollout": 0.3,
+                    "objective": 0.2,
+                    "eval": 0.0 if step % 10 != 9 else 4.0,
+                    "total": (0.5 if step >= warmup.get("steps", 0) else 0.9)
+                    + 0.01 * rng.random()
+                    + (0.0 if step % 10 != 9 else 4.0),
+                },
+            }
+        )
     run.path.mkdir(parents=True, exist_ok=True)
     write_json(run.config, {"run_id": run.run_id, "format": 1, "spec": spec, "identity": {}})
-    write_json(run.provenance, {"code": {"commit": "e4144b8aa0000000", "dirty": False}})
+    write_json(
+        run.provenance, {"code": {"version": "0.1.0", "commit": "e4144b8a", "label": "0.1.0+ge4144b8a"}}
+    )
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     run.timing.write_text("".join(json.dumps(line) + "\n" for line in timing))
     log_attempt(run, None)
@@ -119,13 +179,22 @@ def _metrics(step: int, steps: int, warmup: dict, final: float, rng: np.random.G
     skill = STUDENT + (final - STUDENT) * (1 - math.exp(-3 * (step + 1) / steps)) / (1 - math.exp(-3))
     help_now = 2.0 * redraw if warmup["kind"] != "teacher_forced" else (TEACHER - skill) * schedule
     line = {
-        "step": step, "train/loss": 0.5 * math.exp(-step / steps), "train/reverse_kl": 0.3, "train/grad_norm": 1.0,
-        "train/lr": 1e-3, "rollout/reward": float(np.clip(skill + help_now + 0.04 * rng.normal(), 0, 1)),
-        "rollout/length_mean": 60 - 12 * skill - 30 * redraw + rng.normal(), "rollout/truncated_share": 0.02,
-        "rollout/tokens": 4000, "policy/schedule": schedule, "policy/beta_mean": min(1.0, 3.2 * math.sqrt(schedule)),
-        "policy/kl_mean": 0.55 * schedule, "policy/kl_max": schedule, "policy/redraw_rate": redraw,
+        "step": step,
+        "train/loss": 0.5 * math.exp(-step / steps),
+        "train/reverse_kl": 0.3,
+        "train/grad_norm": 1.0,
+        "train/lr": 1e-3,
+        "rollout/reward": float(np.clip(skill + help_now + 0.04 * rng.normal(), 0, 1)),
+        "rollout/length_mean": 60 - 12 * skill - 30 * redraw + rng.normal(),
+        "rollout/truncated_share": 0.02,
+        "rollout/tokens": 4000,
+        "policy/schedule": schedule,
+        "policy/beta_mean": min(1.0, 3.2 * math.sqrt(schedule)),
+        "policy/kl_mean": 0.55 * schedule,
+        "policy/kl_max": schedule,
+        "policy/redraw_rate": redraw,
         "policy/teacher_entropy": 0.42 - 0.9 * redraw - 0.15 * skill + 0.008 * rng.normal(),
-    }  # fmt: skip
+    }
     if warmup["kind"] == "opd":
         line = {k: v for k, v in line.items() if k not in ("policy/beta_mean", "policy/redraw_rate")}
     if step % 10 == 9 or step == steps - 1:
@@ -137,12 +206,34 @@ def _metrics(step: int, steps: int, warmup: dict, final: float, rng: np.random.G
 
 def write_result(run: RunDir, sets: dict[str, float], steps: int) -> None:
     """result.json with 200 problems a set."""
-    entries = {s: {"pass_at_1": p, "stderr": math.sqrt(max(p * (1 - p), 0) / 200), "num_problems": 200, "num_samples": 4,
-                   "truncated_share": 0.01, "length_mean": 50.0, "repetition_share": 0.0, "no_answer_share": 0.02,
-                   "timeouts": 0} for s, p in sets.items()}  # fmt: skip
+    entries = {
+        s: {
+            "pass_at_1": p,
+            "stderr": math.sqrt(max(p * (1 - p), 0) / 200),
+            "num_problems": 200,
+            "num_samples": 4,
+            "truncated_share": 0.01,
+            "length_mean": 50.0,
+            "repetition_share": 0.0,
+            "no_answer_share": 0.02,
+            "timeouts": 0,
+        }
+        for s, p in sets.items()
+    }
     final = {"mean_pass_at_1": sum(sets.values()) / len(sets), "sets": entries}
-    write_json(run.result, {"run_id": run.run_id, "state": "completed", "steps": steps, "final": final, "tokens": {},
-                            "seconds_total": 31.0, "attempts": 1, "finished": 1.7e9})  # fmt: skip
+    write_json(
+        run.result,
+        {
+            "run_id": run.run_id,
+            "state": "completed",
+            "steps": steps,
+            "final": final,
+            "tokens": {},
+            "seconds_total": 31.0,
+            "attempts": 1,
+            "finished": 1.7e9,
+        },
+    )
 
 
 def log_attempt(run: RunDir, end: dict[str, Any] | None) -> None:
@@ -158,19 +249,45 @@ def write_samples(run: RunDir, kind: str) -> None:
     """Three rollouts of step 0, the same prompts for every arm."""
     rows = []
     for row in range(3):
-        pieces = ["12", " + ", "7", " = ", "19", "\n", "19", " - ", f"{row}", " = ", f"{19 - row}", "\n",
-                  "\\boxed{", f"{19 - row}", "}"]  # fmt: skip
+        pieces = [
+            "12",
+            " + ",
+            "7",
+            " = ",
+            "19",
+            "\n",
+            "19",
+            " - ",
+            f"{row}",
+            " = ",
+            f"{19 - row}",
+            "\n",
+            "\\boxed{",
+            f"{19 - row}",
+            "}",
+        ]
         wrong = kind == "opd" and row < 2
         if wrong:
             pieces[4] = "18"
         redraw = [0.0 if kind == "opd" else 0.02] * len(pieces)
         if kind != "opd":
             redraw[4], redraw[10] = 0.62, 0.18
-        rows.append({
-            "step": 0, "source": "rollout", "row": row, "prompt": f"Compute 12 + 7 - {row}. <script>alert(1)</script>",
-            "response": "".join(pieces), "answer": str(19 - row), "gold": str(19 - row), "correct": not wrong,
-            "tokens": pieces, "student_logprob": [-0.5] * len(pieces), "teacher_logprob": [-0.2] * len(pieces),
-            "behavior_logprob": [-0.3] * len(pieces), "redraw_probability": redraw,
-        })  # fmt: skip
+        rows.append(
+            {
+                "step": 0,
+                "source": "rollout",
+                "row": row,
+                "prompt": f"Compute 12 + 7 - {row}. <script>alert(1)</script>",
+                "response": "".join(pieces),
+                "answer": str(19 - row),
+                "gold": str(19 - row),
+                "correct": not wrong,
+                "tokens": pieces,
+                "student_logprob": [-0.5] * len(pieces),
+                "teacher_logprob": [-0.2] * len(pieces),
+                "behavior_logprob": [-0.3] * len(pieces),
+                "redraw_probability": redraw,
+            }
+        )
     run.samples.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(run.samples / "step_000000.parquet")

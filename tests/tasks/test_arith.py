@@ -8,6 +8,7 @@ import pytest
 from math_verify import parse, verify
 
 from trb_lab.spec.dataset import ArithDataset
+from trb_lab.tasks import arith
 from trb_lab.tasks.arith import LARGEST_VALUE, OPERANDS_OF_LEVEL, TRAIN_OPERANDS, ArithProblem, generate
 
 LEVELS = ("easy", "medium", "hard")
@@ -66,7 +67,7 @@ def test_no_duplicates_and_longer_sets_begin_with_shorter_ones(level: str | None
 def test_sets_are_fixed_by_split_level_and_seed() -> None:
     assert problems("easy") == problems("easy")
     assert problems("easy", seed=0) != problems("easy", seed=1)
-    assert problems("hard", 2)[0].prompt == "PIN"
+    assert problems("hard", 2)[0].prompt == "3+9+7+(7+7)+(8+4)"
 
 
 def test_levels_grow_in_operands_and_length() -> None:
@@ -89,6 +90,12 @@ def test_prompts_and_solutions_are_short() -> None:
 def test_a_test_set_without_level_mixes_all() -> None:
     mixed = generate(ArithDataset(split="test", num_examples=9))
     assert [p.level for p in mixed] == [*LEVELS] * 3
+
+
+def test_more_problems_than_there_are_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arith, "MAX_MISSES", 20)
+    with pytest.raises(ValueError, match="set num_examples to at most that"):
+        problems("easy", 11_000)
 
 
 def test_train_takes_no_level() -> None:

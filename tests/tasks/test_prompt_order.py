@@ -26,18 +26,15 @@ def test_order_is_a_function_of_seed_alone() -> None:
 
 
 def test_a_step_may_span_several_epochs() -> None:
-    (step,) = [PromptOrder(range(3), seed=0, prompts_per_step=8).at(0)]
-    assert [step.count(index) for index in range(3)].count(2) == 1 or sorted(step)[:2] == [0, 0]
+    step = PromptOrder(range(3), seed=0, prompts_per_step=8).at(0)
+    assert len(step) == 8
     assert sorted(step[:3]) == sorted(step[3:6]) == [0, 1, 2]
 
 
 def test_known_values_pin_the_stream() -> None:
     """Another order would change every result of every finished run."""
-    assert PromptOrder(range(1000), seed=0, prompts_per_step=4).at(0) == PINNED[0]
-    assert PromptOrder(range(1000), seed=0, prompts_per_step=4).at(249) == PINNED[1]
-
-
-PINNED: list[list[int]] = []
+    assert PromptOrder(range(1000), seed=0, prompts_per_step=4).at(0) == [222, 491, 527, 965]
+    assert PromptOrder(range(1000), seed=0, prompts_per_step=4).at(249) == [773, 788, 647, 767]
 
 
 def test_nothing_to_order_is_an_error() -> None:

@@ -170,7 +170,8 @@ def _check_prompts(
         findings.warn(
             "prompt",
             f"{encoded.num_dropped} of {len(sample)} sampled prompts are longer than "
-            f"rollout.max_prompt_tokens = {spec.rollout.max_prompt_tokens} and would be dropped. Raise it where they matter.",
+            f"rollout.max_prompt_tokens = {spec.rollout.max_prompt_tokens} and would be dropped. "
+            "Raise it where they matter.",
         )
     longest = spec.rollout.max_prompt_tokens + max(spec.rollout.max_new_tokens, spec.eval.max_new_tokens or 0)
     for model in models:

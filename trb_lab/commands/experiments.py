@@ -90,7 +90,12 @@ def evaluate(
         typer.Option("--sets", metavar="SET", help="Evaluation set, repeatable: arith/hard."),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a problem.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the evaluation's draws.")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the draws; a run's own gives its final scores.")
+    ] = 0,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest response. Default: the run's, or 128 for a model.")
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Evaluate what DIR/config.json says, and write its result there."),
@@ -107,15 +112,37 @@ def evaluate(
         raise UsageError(
             "name one thing to score: trb-lab eval RUN_OR_MODEL (trb-lab models list names the bundled ones)."
         )
-    from trb_lab.evaluate import command
+    from trb_lab import evaluation
 
     with progress_on_stderr(as_json):
         if run_dir is not None:
-            result = command.evaluate_run_dir(run_dir)
+            from trb_lab.store.run_dir import RunDir
+
+            result = evaluation.evaluate_reference(RunDir(run_dir.absolute()))
         else:
-            result = command.evaluate_target(target, store_of(context), sets=sets, samples=samples, seed=seed)
+            assert target is not None
+            result = evaluation.evaluate_target(
+                target,
+                store_of(context),
+                sets=sets or (),
+                samples=samples,
+                seed=seed,
+                max_new_tokens=max_new_tokens,
+            )
     if as_json:
         print_json(result)
+    else:
+        _print_scores(result)
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    final = result.get("final", result)
+    for name, row in final["sets"].items():
+        typer.echo(
+            f"{name}: pass@1 {row['pass_at_1']:.1%} +- {row['stderr']:.1%} (standard error), "
+            f"{row['num_problems']} problems x {row['num_samples']} samples"
+        )
+    typer.echo(f"mean: {final['mean_pass_at_1']:.1%}")
 
 
 def check(

@@ -32,6 +32,7 @@ def logs(
     context: typer.Context,
     trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Run id, or the beginning of one.")],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines from the end.")] = 50,
 ) -> None:
     """Print what a trial's worker printed.
 
@@ -39,21 +40,23 @@ def logs(
     """
     from trb_lab.overview import show_logs
 
-    show_logs(store_of(context), trial, follow)
+    show_logs(store_of(context), trial, follow=follow, lines=lines)
 
 
 def cancel(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(metavar="SWEEP_OR_TRIAL", help="Name of a sweep, or a run id.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A sweep, one arm of it (SWEEP/ARM), or a run id.")
+    ],
     yes: YesOption = False,
 ) -> None:
-    """Stop a trial, or a sweep's driver and all its trials. They save first, and can be resumed.
+    """Stop a sweep, an arm or a trial. Workers save first; nothing of it starts again by itself.
 
-    Example: trb-lab cancel kl_budget
+    Example: trb-lab cancel kl_budget/trb
     """
     from trb_lab.overview import cancel as cancel_target
 
-    cancel_target(store_of(context), target, yes)
+    cancel_target(store_of(context), target, yes=yes)
 
 
 def ui(
@@ -75,15 +78,40 @@ def ui(
 def sync(
     context: typer.Context,
     tracking_uri: TrackingOption = None,
+    sweep: Annotated[str | None, typer.Option(metavar="SWEEP", help="Only this sweep.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as runs grow, until Ctrl-C.")] = False,
-) -> None:
+    until_pid: Annotated[
+        int | None, typer.Option(metavar="PID", help="With --follow: until this process has ended.")
+    ] = None,
+) -> int:
     """Bring MLflow up to date with the files of the store.
 
     Example: trb-lab sync --tracking-uri http://mlflow.example:5000
     """
+    import signal
+    import threading
+
     from trb_lab.store.mlflow_mirror import sync_store
 
-    sync_store(store_of(context), tracking_uri=tracking_uri, follow=follow)
+    stop = threading.Event()
+    if follow:
+        # Asked to end, it makes one last pass: what the files hold by then is shown.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    status = sync_store(
+        store_of(context),
+        tracking_uri,
+        sweep,
+        follow=follow,
+        until_pid=until_pid,
+        stop=stop.is_set,
+        echo=typer.echo,
+    )
+    for problem in status.problems:
+        typer.echo(problem, err=True)
+    if status.ok:
+        typer.echo(f"{status.tracking_uri} shows {status.runs} runs")
+    return 0 if status.ok else 1
 
 
 def clean(
@@ -99,6 +127,7 @@ def clean(
         float | None, typer.Option(min=0, metavar="DAYS", help="Only what has not changed for so long.")
     ] = None,
     yes: YesOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Free disk space by rule. Shows what would go, and asks.
 
@@ -113,6 +142,7 @@ def clean(
         unplanned=unplanned,
         older_than_days=older_than_days,
         yes=yes,
+        as_json=as_json,
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trb_lab.errors import UsageError
 from trb_lab.models.load import LanguageModel
 from trb_lab.policy.behaviors import student_rollouts
 from trb_lab.rollout.engine import Keep, RolloutEngine, RolloutRequest
@@ -70,6 +71,12 @@ class Suite:
     def _load(self, eval_set: EvalSet, prompt: PromptSpec, max_prompt_tokens: int) -> LoadedSet:
         source = f"eval.sets.{eval_set.name}"
         problems = load_problems(eval_set.dataset, source=source)
+        unanswered = sum(problem.answer is None for problem in problems)
+        if unanswered:
+            raise UsageError(
+                f"{source}: {unanswered} of {len(problems)} problems have no answer to grade against. "
+                "Name the column or key of the answers, or leave these problems out."
+            )
         check_golds(problems, self.grader, source=source)
         encoded = encode_prompts(
             problems, [(self.model.tokenizer, self.model.spec)], prompt, max_prompt_tokens, source=source

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -24,7 +24,7 @@ class Job:
     run_dir: RunDir
     verb: Literal["run", "eval"] = "run"
     """`run` trains a trial, `eval` evaluates a reference model."""
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: ResourcesSpec = field(default_factory=lambda: ResourcesSpec.model_validate({}))
 
     @property
     def run_id(self) -> str:
@@ -58,13 +58,13 @@ class Launcher(Protocol):
     """Jobs at once, attached ones included."""
 
     def submit(self, job: Job) -> None:
-        """Queue a job. Its run id may be submitted again once it has ended; before that it is a ValueError."""
+        """Queue a job. Its run id may be submitted again once it has ended, not before (ValueError)."""
 
     def attach(self, job: Job) -> None:
         """Follow a worker that somebody else started; it takes a slot for as long as it lives."""
 
     def poll(self) -> Mapping[str, JobStatus]:
-        """Start what there is room for, and tell the status of every job by run id. Call it about once a second."""
+        """Start what there is room for; tell every job's status by run id. Call it about once a second."""
 
     def cancel(self, run_id: str, *, kill: bool = False) -> None:
         """Take a waiting job out of the queue; ask a running one to save and end (`kill`: end it at once).

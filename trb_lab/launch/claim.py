@@ -1,8 +1,8 @@
 """Claims: who launches the worker of a run directory, without a moment in which nobody knows.
 
-The launcher locks claim.json (flock), and the worker inherits the locked descriptor. So the claim is held from
-before the worker exists until it is gone, whoever dies in between, and two launchers cannot both start a
-worker. `worker.lock`, which the worker takes itself, comes later and also covers runs started by hand.
+The launcher locks claim.json (flock), and the worker inherits the locked descriptor. So the claim is held
+from before the worker exists until it is gone, whoever dies in between, and two launchers cannot both start
+a worker. `worker.lock`, which the worker takes itself, comes later and also covers runs started by hand.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Follows jobs from submission to an end: starts them, starts killed ones again, and says what became of each.
+"""Follows jobs to their end: starts them, starts killed ones again, and says what became of each.
 
-The launcher knows who is alive, the run directory knows what came of it. This is where the two are put together.
+The launcher knows who is alive, the run directory what came of it. Here the two are put together.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ class Fleet:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to wait for. While stopping, workers that others lead are not waited for."""
-        return all(m.ended or (self.stopping and claim.led_by_other(m.job.run_dir)) for m in self.members.values())
+        """Whether nothing is left to wait for (while stopping, not for workers that others lead)."""
+        left = (m for m in self.members.values() if not m.ended)
+        return all(self.stopping and claim.led_by_other(m.job.run_dir) for m in left)
 
     def tick(self) -> list[Event]:
         """Move everything on by one look; returns what happened, in order."""
@@ -113,7 +114,7 @@ class Fleet:
         return events
 
     def stop(self, *, kill: bool = False) -> None:
-        """Start nothing more and ask the workers to save and end (`kill`: end them at once, they resume later).
+        """Start nothing more and ask the workers to save and end (`kill`: end at once, and resume later).
 
         Workers that were started by hand, or by a driver of another sweep that lives, are left alone.
         """
@@ -170,7 +171,8 @@ class Fleet:
             self._end(member, "failed", error_line(run_dir))
         elif state == TrialState.CANCELLED and not silent:
             self._end(member, "cancelled")
-        elif self.stopping or (_ended_itself(run_dir) and not silent):
+        elif self.stopping or (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM:
+            # SIGTERM ends a worker that has not set up its handler yet; somebody wanted it to stop.
             self._end(member, "interrupted", "its worker was asked to stop")
         else:
             self._settle_died(member, status, silent)
@@ -184,7 +186,9 @@ class Fleet:
         elif member.restarts < MAX_RESTARTS and (status.exit_code in (0, None) or _was_killed(status)):
             self._restart(member, f"evaluates {', '.join(missing)}")
         else:
-            self._end(member, "failed", f"not evaluated on {', '.join(missing)}: {how_it_died(member, status)}")
+            self._end(
+                member, "failed", f"not evaluated on {', '.join(missing)}: {how_it_died(member, status)}"
+            )
 
     def _settle_died(self, member: Member, status: JobStatus, silent: bool) -> None:
         """No result, and no word from the worker about its end: it was killed, or could not begin."""

@@ -1,4 +1,4 @@
-"""Workers on this machine: in processes of their own (`ProcessLauncher`), or in this one (`InlineLauncher`)."""
+"""Workers on this machine: in processes of their own, or (`InlineLauncher`) in this one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def worker_command(job: Job) -> list[str]:
 
 
 def visible_gpus(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Names of the GPUs that workers may use: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists. Asks no torch."""
+    """Names of the GPUs for workers: CUDA_VISIBLE_DEVICES, else what nvidia-smi lists. Asks no torch."""
     given = environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip() not in ("", "-1")]

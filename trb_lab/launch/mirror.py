@@ -40,24 +40,20 @@ class MirrorProcess:
         self._process = self._spawn(os.getpid())
         return "MLflow: `trb-lab ui` shows what has run so far"
 
-    def stop(self) -> None:
-        """End the follower; it catches up whenever it is started again."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-
     def finish(self, seconds: float = FINISH_SECONDS) -> str:
-        """Bring the view up to date, for at most so long. Returns a line that says where it is, or what is left."""
+        """Bring the view up to date, for at most so long. Returns a line that says where it is."""
         if self._process is None:
-            return "MLflow is not installed: pip install 'trb-lab[driver]', then `trb-lab sync` fills the dashboard"
+            return "No MLflow: pip install 'trb-lab[driver]', then `trb-lab sync` fills the dashboard"
         until = time.monotonic() + seconds
-        self.stop()
-        last = None
+        process = self._process
+        process.terminate()  # asked to end, a follower shows what the files hold by now
         try:
-            self._process.wait(seconds)
-            last = self._spawn(None)
-            code = last.wait(max(0.1, until - time.monotonic()))
+            code = process.wait(seconds)
+            if code != 0:  # it had died before, or had not come so far as to hear the signal
+                process = self._spawn(None)
+                code = process.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            (last or self._process).terminate()
+            process.kill()
             return f"MLflow is not up to date after {seconds:.0f} s; `trb-lab sync` catches up"
         if code != 0:
             return f"MLflow is not up to date ({self._log} says why); `trb-lab sync` catches up"

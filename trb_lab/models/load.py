@@ -99,7 +99,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
 def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype, weights: dict[str, Tensor] | None = None) -> LanguageModel:
     """Model in evaluation mode. `weights` (a state dict, tied tensors once) replace the folder's."""
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # one bar a model would bury a run's own progress
     resolved = resolve(spec)
     config = AutoConfig.from_pretrained(resolved.path, local_files_only=True, trust_remote_code=False)
     network = AutoModelForCausalLM.from_pretrained(
@@ -107,11 +109,21 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype, weight
     )
     if weights is not None:
         load_weights(network, weights)
+    switch_off_dropout(network)
     tokenizer = load_tokenizer(resolved)
     stops = stop_ids_of(tokenizer, network.generation_config, network.config)
     model = LanguageModel(network.to(device).eval(), tokenizer, spec, stops)
     model.check_head()
     return model
+
+
+def switch_off_dropout(network: nn.Module) -> None:
+    """Rollout and loss must see the same function, also where activation checkpointing needs training mode."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:

@@ -23,6 +23,7 @@ import transformers
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from trb_lab.tasks.arith import ArithProblem, Level, problem_stream
+
 from .pair_corpus import CorpusMix, student_texts, teacher_texts
 from .pair_tokenizer import build_tokenizer
 from .pair_training import ModelShape, Progress, TrainSettings, build_model, measure, train
@@ -41,7 +42,7 @@ class PairRecipe:
 
     student_shape: ModelShape = field(default_factory=lambda: ModelShape(logit_width=192))
     teacher_shape: ModelShape = field(default_factory=lambda: ModelShape(logit_width=208))
-    student_training: TrainSettings = field(default_factory=lambda: TrainSettings(steps=2700))
+    student_training: TrainSettings = field(default_factory=lambda: TrainSettings(steps=2400))
     teacher_training: TrainSettings = field(default_factory=lambda: TrainSettings(steps=4500))
     student_corpus: CorpusMix = field(default_factory=CorpusMix)
     num_evaluation_problems: int = 500
@@ -113,12 +114,12 @@ def _make_model(
         if chat
         else (recipe.student_shape, recipe.student_training)
     )
-    data_seed = 2 * recipe.seed + chat
-    texts = teacher_texts(data_seed) if chat else student_texts(data_seed, recipe.student_corpus)
-    model = build_model(shape, tokenizer, seed=data_seed).to(device)
+    corpus_seed, weight_seed = 2 * recipe.seed + (1 if chat else 2), 2 * recipe.seed + chat
+    texts = teacher_texts(corpus_seed) if chat else student_texts(corpus_seed, recipe.student_corpus)
+    model = build_model(shape, tokenizer, seed=weight_seed).to(device)  # type: ignore[arg-type]
     progress(f"{name}: {sum(p.numel() for p in model.parameters())} parameters")
     started = time.perf_counter()
-    train(model, tokenizer, texts, replace(settings, seed=data_seed), progress)
+    train(model, tokenizer, texts, replace(settings, seed=weight_seed), progress)
     seconds = time.perf_counter() - started
     scores = _measure_all(model, tokenizer, recipe, progress)
     model.to("cpu").save_pretrained(output_dir / name)

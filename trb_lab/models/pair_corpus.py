@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trb_lab.tasks.arith import ArithProblem, problem_stream, reduce_once
+
 from .pair_tokenizer import CHAT_TEMPLATE, STUDENT_EOS, TEACHER_EOS, WORDS
 
 ENDLESS = "<endless>"

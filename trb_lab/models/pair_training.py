@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from trb_lab.tasks.answers import extract_boxed
 from trb_lab.tasks.arith import ArithProblem
+
 from .pair_corpus import ENDLESS
 
 CONTEXT_TOKENS = 256
@@ -166,7 +167,7 @@ def sample(
         for first in range(0, len(prompts), 128):
             batch = tokenizer(prompts[first : first + 128], return_tensors="pt", padding=True)
             batch = batch.to(model.device)
-            output = model.generate(
+            output = model.generate(  # type: ignore[misc]
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
                 do_sample=True,
@@ -184,8 +185,8 @@ def is_correct(response: str, gold: str) -> bool:
     r"""Whether math-verify accepts the last `\boxed{}`; False without one. Main thread only (SIGALRM)."""
     from math_verify import parse, verify
 
-    boxes = re.findall(r"\\boxed\{[^{}]*\}", response)
-    return bool(boxes) and bool(verify(parse(f"${gold}$"), parse(f"${boxes[-1]}$")))
+    boxed = extract_boxed(response)
+    return boxed is not None and bool(verify(parse(f"${gold}$"), parse(f"${boxed}$")))
 
 
 def measure(

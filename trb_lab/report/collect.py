@@ -1,8 +1,8 @@
 """From a sweep's plan and run directories to tidy frames.
 
-Reads files only, so that a report can be made while a sweep runs, after it, and on a machine without torch. A trial
-that failed, that runs or that never began is a row like any other: `trials` has exactly one row a planned trial.
-Scores are fractions of 1 here; percent appears in tables and figures alone.
+Reads files only, so that a report can be made while a sweep runs, after it, and on a machine without torch.
+A trial that failed, that runs or that never began is a row like any other: `trials` has exactly one row a
+planned trial. Scores are fractions of 1 here; percent appears in tables and figures alone.
 """
 
 from __future__ import annotations
@@ -18,9 +18,23 @@ from trb_lab.store.run_dir import RunDir, Store, read_json
 from trb_lab.store.status import last_error, state_of
 
 TRIAL_COLUMNS = [
-    "arm", "label", "setting", "kind", "seed", "run_id", "state", "error", "error_class", "traceback",
-    "horizon_steps", "kl_budget", "steps", "steps_done", "code_version", "score_mean",
-]  # fmt: skip
+    "arm",
+    "label",
+    "setting",
+    "kind",
+    "seed",
+    "run_id",
+    "state",
+    "error",
+    "error_class",
+    "traceback",
+    "horizon_steps",
+    "kl_budget",
+    "steps",
+    "steps_done",
+    "code_version",
+    "score_mean",
+]
 REFERENCE_COLUMNS = ["role", "model", "run_id", "state", "error", "error_class", "traceback", "score_mean"]
 SCORE_COLUMNS = ["run_id", "set", "pass_at_1", "stderr", "truncated_share", "length_mean"]
 MEAN = "mean"
@@ -31,10 +45,10 @@ MEAN = "mean"
 class SweepData:
     """Everything a report says, as read from files.
 
-    trials: one row a planned trial (TRIAL_COLUMNS). references: the same columns it shares, one row a reference model.
-    scores: one row a (run, evaluation set), trials and references (SCORE_COLUMNS).
-    curves: one row a (run, step), the groups of metrics.jsonl as columns; `updates` is step + 1.
-    timing: one row a (run, step): `seconds` of the step without its evaluation.
+    trials: one row a planned trial (TRIAL_COLUMNS). references: the same columns it shares, one row a
+    reference model. scores: one row a (run, evaluation set), trials and references (SCORE_COLUMNS). curves:
+    one row a (run, step), the values of metrics.jsonl as columns. timing: one row a (run, step): `seconds`
+    of the step without its evaluation.
     """
 
     name: str
@@ -56,30 +70,11 @@ class SweepData:
         opd = self.trials[self.trials["kind"] == "opd"]["arm"]
         return None if opd.empty else str(opd.iloc[0])
 
-    def samples(self, run_id: str, store: Store) -> pd.DataFrame:
-        """The run's sampled rollouts; an empty frame where none were kept or the files cannot be read yet."""
-        parts = sorted(store.trial(run_id).samples.glob("*.parquet"))
-        frames = []
-        for part in parts:
-            try:
-                frames.append(pd.read_parquet(part))
-            except (OSError, ValueError):  # a file that is being written; ArrowInvalid is a ValueError
-                continue
-        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
-
-def code_version(provenance: Any) -> str | None:
-    """The commit (or version) that a run's provenance.json names, shortened; `+` marks local changes."""
-    if not isinstance(provenance, dict):
-        return None
-    code = provenance.get("code", provenance)
-    if isinstance(code, str):
-        return code[:12]
-    version = code.get("commit") or code.get("version") or code.get("code_version")
-    if not version:
-        return None
-    dirty = bool(code.get("dirty") or code.get("diff"))
-    return str(version)[:12] + ("+" if dirty else "")
+def code_version(run: RunDir) -> str | None:
+    """The label of the code that ran the last attempt (version, commit, whether files differed from it)."""
+    code = (read_json(run.provenance) or {}).get("code") or {}
+    return code.get("label") or code.get("commit") or code.get("version")
 
 
 def collect(store: Store, sweep_name: str) -> SweepData:
@@ -89,8 +84,10 @@ def collect(store: Store, sweep_name: str) -> SweepData:
     if plan is None:
         names = [s.name for s in store.sweeps()]
         known = ", ".join(names) if names else "none yet; `trb-lab sweep FILE` makes one"
-        raise UsageError(f"There is no sweep named '{sweep_name}' in this store.{did_you_mean(sweep_name, names)} "
-                         f"Sweeps here: {known}.")  # fmt: skip
+        raise UsageError(
+            f"There is no sweep named '{sweep_name}' in this store.{did_you_mean(sweep_name, names)} "
+            f"Sweeps here: {known}."
+        )
     arms = (plan.get("spec") or {}).get("arms", {})
     trials, references, scores, curves, timing = [], [], [], [], []
     seen: set[str] = set()
@@ -107,11 +104,17 @@ def collect(store: Store, sweep_name: str) -> SweepData:
         trials.append(row)
     for planned in plan.get("references", []):
         run = store.reference(planned["run_id"])
-        references.append({"role": planned["role"], "model": str(planned.get("model", "")), "run_id": run.run_id,
-                           **_state(run), "score_mean": _mean_score(run)})  # fmt: skip
+        references.append(
+            {
+                "role": planned["role"],
+                "model": _model_name(planned.get("model")),
+                "run_id": run.run_id,
+                **_state(run),
+                "score_mean": _mean_score(run),
+            }
+        )
         scores += _score_rows(run)
     curve_frame = pd.DataFrame(curves) if curves else pd.DataFrame(columns=["run_id", "step"])
-    curve_frame["updates"] = curve_frame["step"] + 1
     done = curve_frame.groupby("run_id")["step"].max() + 1
     trial_frame = pd.DataFrame(trials, columns=[c for c in TRIAL_COLUMNS if c != "steps_done"])
     trial_frame["steps_done"] = trial_frame["run_id"].map(done).fillna(0).astype(int)
@@ -148,9 +151,13 @@ def _trial_row(planned: dict[str, Any], label: str, run: RunDir) -> dict[str, An
         "horizon_steps": int(warmup.get("steps", 0)) if warmup.get("kind", "opd") != "opd" else 0,
         "kl_budget": warmup.get("kl_budget"),
         "steps": int(spec.get("steps", 0)),
-        "code_version": code_version(read_json(run.provenance)),
+        "code_version": code_version(run),
         "score_mean": _mean_score(run),
     }
+
+
+def _model_name(model: Any) -> str:
+    return str(model.get("name", "") if isinstance(model, dict) else model or "")
 
 
 def _final(run: RunDir) -> dict[str, Any]:
@@ -163,11 +170,16 @@ def _mean_score(run: RunDir) -> float | None:
 
 def _score_rows(run: RunDir) -> list[dict[str, Any]]:
     sets = _final(run).get("sets") or {}
-    return [{"run_id": run.run_id, "set": name, **{k: s.get(k) for k in SCORE_COLUMNS[2:]}} for name, s in sets.items()]
+    return [
+        {"run_id": run.run_id, "set": name, **{k: s.get(k) for k in SCORE_COLUMNS[2:]}}
+        for name, s in sets.items()
+    ]
 
 
 def _timing_rows(run: RunDir) -> list[dict[str, Any]]:
-    """Seconds of each step without its evaluation; a step that was repeated after a resume counts as last timed."""
+    """Seconds of each step without its evaluation; a step that was repeated after a resume counts as last
+    timed.
+    """
     last: dict[int, float] = {}
     for line in read_metrics(run.timing):
         seconds = line.get("seconds") or {}

@@ -1,10 +1,12 @@
-"""Figure 1: final score against the KL budget, one line a horizon, the reference arm as a dashed line with its band."""
+"""Figure 1: final score against the KL budget, one line a horizon, the reference arm as a dashed line with
+its band.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -12,6 +14,9 @@ from .collect import MEAN, SweepData
 from .plot_style import INK, MARKERS, MUTED, WIDTH_INCHES, FigureFiles, below, ramp, save
 from .settings import Setting, reference_setting
 from .stats import Interval, t_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def series_of(data: SweepData, settings: list[Setting]) -> dict[str, list[Setting]]:
@@ -47,26 +52,26 @@ def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     if not series:
         return None
     figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.2))
-    reference = reference_setting(settings)
-    rows: list[dict[str, Any]] = []
-    if reference is not None and reference.mean_scores():
-        interval = t_interval(list(reference.mean_scores().values()))
-        label = reference.title + (" (band: 95 % interval)" if interval.half_width is not None else " (one seed)")
-        axes.axhline(100 * interval.mean, color=INK, linestyle="--", linewidth=1.5, label=label)
-        if interval.half_width is not None:
-            axes.axhspan(100 * (interval.mean - interval.half_width), 100 * (interval.mean + interval.half_width),
-                         color=MUTED, alpha=0.16, linewidth=0)  # fmt: skip
-        rows.append(_csv_row(reference.title, None, reference.horizon_steps, interval))
-    budgets = sorted({s.kl_budget for group in series.values() for s in group})
+    rows = _reference_band(axes, reference_setting(settings))
+    budgets = sorted({s.kl_budget or 0.0 for group in series.values() for s in group})
     colours = ramp(len(series))
     for i, (label, group) in enumerate(series.items()):
         dodge = 1.05 ** (i - (len(series) - 1) / 2)  # so that intervals at one budget stand side by side
         intervals = [t_interval(list(s.mean_scores().values())) for s in group]
-        xs = [s.kl_budget * dodge for s in group]
-        axes.errorbar(xs, [100 * v.mean for v in intervals], yerr=[100 * (v.half_width or 0.0) for v in intervals],
-                      label=label, color=colours[i], marker=MARKERS[i % len(MARKERS)], capsize=3,
-                      elinewidth=1.2)  # fmt: skip
-        rows += [_csv_row(label, s.kl_budget, s.horizon_steps, v) for s, v in zip(group, intervals, strict=True)]
+        xs = [(s.kl_budget or 0.0) * dodge for s in group]
+        axes.errorbar(
+            xs,
+            [100 * v.mean for v in intervals],
+            yerr=[100 * (v.half_width or 0.0) for v in intervals],
+            label=label,
+            color=colours[i],
+            marker=MARKERS[i % len(MARKERS)],
+            capsize=3,
+            elinewidth=1.2,
+        )
+        rows += [
+            _csv_row(label, s.kl_budget, s.horizon_steps, v) for s, v in zip(group, intervals, strict=True)
+        ]
     axes.set_xscale("log")
     axes.set_xticks(budgets)
     axes.xaxis.set_minor_locator(NullLocator())
@@ -77,10 +82,23 @@ def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     axes.set_ylabel(_score_label(data))
     below(axes, anchor=-0.17)
     caption = (
-        "Final score against the KL budget. Bars: Student-t 95 % interval over seeds (none where one seed finished); "
+        "Final score against the KL budget. Bars: Student-t 95 % interval over seeds (none where "
+        "one seed finished); "
         "a bar that reaches the frame goes on beyond it. Points at one budget are set side by side."
     )
     return save(figure, pd.DataFrame(rows), out, "score_by_budget", "Score against KL budget", caption)
+
+
+def _reference_band(axes: Axes, reference: Setting | None) -> list[dict[str, Any]]:
+    """The reference arm across all budgets: dashed, with its interval; returns its row of the CSV."""
+    if reference is None or not reference.mean_scores():
+        return []
+    interval = t_interval(list(reference.mean_scores().values()))
+    told = " (band: 95 % interval)" if interval.half_width is not None else " (one seed)"
+    level, half = 100 * interval.mean, 100 * (interval.half_width or 0.0)
+    axes.axhline(level, color=INK, linestyle="--", linewidth=1.5, label=reference.title + told)
+    axes.axhspan(level - half, level + half, color=MUTED, alpha=0.16, linewidth=0)
+    return [_csv_row(reference.title, None, reference.horizon_steps, interval)]
 
 
 def _score_label(data: SweepData) -> str:
@@ -89,9 +107,14 @@ def _score_label(data: SweepData) -> str:
 
 def _csv_row(label: str, budget: float | None, horizon: int, interval: Interval) -> dict[str, Any]:
     return {
-        "series": label, "kl_budget": budget, "horizon_steps": horizon, "set": MEAN, "pass_at_1": interval.mean,
-        "half_width_95": interval.half_width, "num_seeds": interval.n,
-    }  # fmt: skip
+        "series": label,
+        "kl_budget": budget,
+        "horizon_steps": horizon,
+        "set": MEAN,
+        "pass_at_1": interval.mean,
+        "half_width_95": interval.half_width,
+        "num_seeds": interval.n,
+    }
 
 
 def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:

@@ -1,14 +1,18 @@
-"""Figures 2 and 4: score against updates, and what the first rollouts earned. Lines are seed means, bands seed ranges."""
+"""Figures 2 and 4: score against updates, and what the first rollouts earned.
+
+Lines are seed means, bands seed ranges.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from .collect import MEAN, SweepData
-from .plot_style import DASHES, MUTED, SHADE, WIDTH_INCHES, FigureFiles, below, colours_of, save
+from .plot_style import DASHES, INK, MARKERS, MUTED, SHADE, WIDTH_INCHES, FigureFiles, below, colours_of, save
 from .settings import Setting
 from .stats import mean
 
@@ -16,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LINES = 6
+SCORE = f"eval/{MEAN}/pass_at_1"
+REFERENCE_DASH = (0, (4, 2))
 
 
 def drawn_settings(settings: list[Setting]) -> list[Setting]:
@@ -37,86 +43,195 @@ def drawn_settings(settings: list[Setting]) -> list[Setting]:
 
 
 def seed_bands(data: SweepData, setting: Setting, column: str) -> pd.DataFrame:
-    """Columns step, mean, low, high, num_seeds of one metric over the setting's seeds; steps without it are absent."""
+    """Columns step, mean, low, high, num_seeds of one metric over the setting's seeds; steps without it are
+    absent.
+    """
     if column not in data.curves:
         return pd.DataFrame(columns=["step", "mean", "low", "high", "num_seeds"])
-    rows = data.curves[data.curves["run_id"].isin(list(setting.run_ids.values()))][["step", column]].dropna()
+    rows = data.curves[data.curves["run_id"].isin(list(setting.run_ids.values()))][["step", column]]
+    return _bands(rows.dropna(), column)
+
+
+def _bands(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     groups = rows.groupby("step")[column]
-    frame = pd.DataFrame({"mean": groups.agg(mean), "low": groups.min(), "high": groups.max(), "num_seeds": groups.size()})
-    return frame.reset_index()
+    return pd.DataFrame(
+        {"mean": groups.agg(mean), "low": groups.min(), "high": groups.max(), "num_seeds": groups.size()}
+    ).reset_index()
 
 
-def line_styles(settings: list[Setting]) -> dict[str, tuple[str, object]]:
-    """Setting key -> (colour of its arm, dash pattern that tells the arm's settings apart)."""
+@dataclass(frozen=True)
+class Line:
+    """How a setting is drawn."""
+
+    colour: str
+    dash: object
+    marker: str
+
+
+def line_styles(settings: list[Setting]) -> dict[str, Line]:
+    """Setting key -> its line: the colour tells the arm, dashes and marker the arm's settings apart."""
     colours = colours_of({s.arm: s.kind for s in settings})
     count: dict[str, int] = {}
     styles = {}
     for setting in settings:
         nth = count.get(setting.arm, 0)
         count[setting.arm] = nth + 1
-        dash = (0, (4, 2)) if setting.is_reference else DASHES[nth % len(DASHES)]
-        styles[setting.key] = (colours[setting.arm], dash)
+        dash = REFERENCE_DASH if setting.is_reference else DASHES[nth % len(DASHES)]
+        styles[setting.key] = Line(colours[setting.arm], dash, MARKERS[nth % len(MARKERS)])
     return styles
 
 
-def shade_warmup(axes: Axes, settings: list[Setting]) -> None:
+def shade_warmup(axes: Axes, settings: list[Setting], named: bool) -> None:
     """A grey ground up to each horizon that is drawn; it lies darker where more arms still warm up."""
     horizons = sorted({s.horizon_steps for s in settings if s.horizon_steps})
-    for i, horizon in enumerate(horizons):
-        axes.axvspan(0, horizon, color=SHADE, alpha=0.9 if i == len(horizons) - 1 else 0.6, linewidth=0, zorder=0)
-    if horizons:
-        axes.annotate("warmup", (0, 1), xytext=(4, -4), xycoords=("data", "axes fraction"),
-                      textcoords="offset points", va="top", color=MUTED, fontsize=8)  # fmt: skip
+    for horizon in horizons:
+        axes.axvspan(
+            0, horizon, color=SHADE, alpha=1 if horizon == horizons[-1] else 0.6, linewidth=0, zorder=0
+        )
+    if horizons and named:
+        axes.annotate(
+            "warmup",
+            (horizons[-1], 0),
+            xytext=(-4, 4),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right",
+            color=MUTED,
+            fontsize=8.5,
+        )
 
 
-def _draw(axes: Axes, frame: pd.DataFrame, x: pd.Series, scale: float, label: str, colour: str, dash: object,
-          marker: str | None = None) -> None:  # fmt: skip
-    axes.plot(x, scale * frame["mean"], color=colour, linestyle=dash, label=label, marker=marker, markersize=3.5)
-    axes.fill_between(x, scale * frame["low"], scale * frame["high"], color=colour, alpha=0.14, linewidth=0)
+def _draw(
+    axes: Axes,
+    frame: pd.DataFrame,
+    x: pd.Series,
+    scale: float,
+    label: str | None,
+    line: Line,
+    marked: bool = False,
+) -> None:
+    axes.plot(
+        x,
+        scale * frame["mean"],
+        color=line.colour,
+        linestyle=line.dash,
+        label=label,
+        marker=line.marker if marked else None,
+        markersize=4,
+    )
+    axes.fill_between(
+        x, scale * frame["low"], scale * frame["high"], color=line.colour, alpha=0.13, linewidth=0
+    )
 
 
 def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
-    """Mean score over the evaluation sets against updates made; None before the first evaluation."""
+    """Mean score over the evaluation sets against updates made, and its distance from the reference arm's.
+
+    None before the first evaluation.
+    """
     from matplotlib import pyplot
 
     chosen = drawn_settings(settings)
-    student = _reference_score(data, "student")
-    styles = line_styles(chosen)
-    tables = []
-    for setting in chosen:
-        frame = seed_bands(data, setting, f"eval/{MEAN}/pass_at_1")
-        if frame.empty:
-            continue
-        frame.insert(0, "updates", frame.pop("step") + 1)
-        if student is not None:
-            start = {"updates": 0, "mean": student, "low": student, "high": student, "num_seeds": 0}
-            frame = pd.concat([pd.DataFrame([start]), frame], ignore_index=True)
-        tables.append((setting, frame))
-    if not tables:
+    lines = line_styles(chosen)
+    scores = {s.key: _with_start(data, seed_bands(data, s, SCORE)) for s in chosen}
+    scores = {k: f for k, f in scores.items() if not f.empty}
+    if not scores:
         return None
-    figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.4))
-    shade_warmup(axes, [s for s, _ in tables])
-    for setting, frame in tables:
-        _draw(axes, frame, frame["updates"], 100, setting.title, *styles[setting.key], marker="o")
-    if student is not None:
-        axes.plot([0], [100 * student], color=MUTED, marker="o", markersize=6, linestyle="", label="untrained student")
-    teacher = _reference_score(data, "teacher")
-    if teacher is not None:
-        axes.axhline(100 * teacher, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=1.2, label="teacher")
-    axes.set_xlim(left=0)
-    axes.set_xlabel("updates")
-    axes.set_ylabel("pass@1 (%), mean of sets" if len(data.sets) > 1 else "pass@1 (%)")
-    below(axes, anchor=-0.16)
-    frame = pd.concat([f.assign(setting=s.key) for s, f in tables], ignore_index=True)
-    caption = (
-        "Score during training. Lines: mean over seeds; bands: range over seeds; grey: warmup, up to the longest "
-        f"horizon drawn. At most {MAX_LINES} settings are drawn: of each arm those with the best final score, a choice "
-        "that favours arms with more settings."
+    reference = next((s for s in chosen if s.is_reference and s.key in scores), None)
+    gaps = {s.key: gap_bands(data, s, reference) for s in chosen if reference and s.key != reference.key}
+    gaps = {k: f for k, f in gaps.items() if not f.empty}
+    figure, grid = pyplot.subplots(
+        1 + bool(gaps),
+        1,
+        figsize=(WIDTH_INCHES, 4.4 + 1.8 * bool(gaps)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[3, 2][: 1 + bool(gaps)],
     )
+    top, bottom = grid[0, 0], grid[-1, 0]
+    for axes in grid[:, 0]:
+        shade_warmup(axes, [s for s in chosen if s.key in scores], named=axes is top)
+    for setting in chosen:
+        if setting.key in scores:
+            frame = scores[setting.key]
+            _draw(top, frame, frame["updates"], 100, setting.title, lines[setting.key], marked=True)
+        if setting.key in gaps:
+            frame = gaps[setting.key]
+            _draw(bottom, frame, frame["updates"], 100, None, lines[setting.key], marked=True)
+    _reference_marks(data, top)
+    handles, labels = top.get_legend_handles_labels()
+    if gaps and reference:
+        bottom.axhline(0, color=INK, linestyle=REFERENCE_DASH, linewidth=1.3)
+        bottom.set_ylabel("points from\n" + reference.title)
+    top.set_ylabel("pass@1 (%), mean of sets" if len(data.sets) > 1 else "pass@1 (%)")
+    bottom.set_xlim(left=0)
+    bottom.set_xlabel("updates")
+    below(bottom, anchor=-0.34 if gaps else -0.16, handles=handles, labels=labels)
+    tables = [
+        f.assign(setting=k, value=v)
+        for v, frames in (("score", scores), ("difference", gaps))
+        for k, f in frames.items()
+    ]
+    caption = _learning_caption(reference if gaps else None)
+    frame = pd.concat(tables, ignore_index=True)
     return save(figure, frame, out, "learning_curves", "Learning curves", caption)
 
 
-def _reference_score(data: SweepData, role: str) -> float | None:
+def _learning_caption(reference: Setting | None) -> str:
+    gap = f", and below it the difference from {reference.title} on the same seeds" if reference else ""
+    return (
+        f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: warmup, up to the "
+        f"longest horizon drawn. At most {MAX_LINES} settings are drawn: of each arm those with the best final "
+        "score, a choice that favours arms with more settings."
+    )
+
+
+def _with_start(data: SweepData, frame: pd.DataFrame) -> pd.DataFrame:
+    """Steps as updates made, with the untrained student's score at 0 where it is known."""
+    frame = frame.rename(columns={"step": "updates"})
+    frame["updates"] += 1
+    start = reference_score(data, "student")
+    if frame.empty or start is None:
+        return frame
+    first = pd.DataFrame([{"updates": 0, "mean": start, "low": start, "high": start, "num_seeds": 0}])
+    return pd.concat([first, frame], ignore_index=True)
+
+
+def gap_bands(data: SweepData, setting: Setting, reference: Setting) -> pd.DataFrame:
+    """As `seed_bands` of the score, for its difference from the reference on the seeds that both have."""
+    runs = data.curves.dropna(subset=[SCORE]).set_index(["run_id", "step"])[SCORE]
+    parts = []
+    for seed, run_id in setting.run_ids.items():
+        other = reference.run_ids.get(seed)
+        if other is not None and other in runs.index and run_id in runs.index:
+            parts.append((runs.loc[run_id] - runs.loc[other]).dropna().reset_index())
+    if not parts:
+        return pd.DataFrame(columns=["updates", "mean", "low", "high", "num_seeds"])
+    frame = _bands(pd.concat(parts), SCORE).rename(columns={"step": "updates"})
+    frame["updates"] += 1
+    return frame
+
+
+def _reference_marks(data: SweepData, axes: Axes) -> None:
+    student, teacher = reference_score(data, "student"), reference_score(data, "teacher")
+    if student is not None:
+        axes.plot(
+            [0],
+            [100 * student],
+            color=MUTED,
+            marker="o",
+            markersize=6.5,
+            linestyle="",
+            clip_on=False,
+            zorder=5,
+            label="untrained student",
+        )
+    if teacher is not None:
+        axes.axhline(100 * teacher, color=MUTED, linestyle=(0, (1, 1.5)), linewidth=1.2, label="teacher")
+
+
+def reference_score(data: SweepData, role: str) -> float | None:
+    """Mean score of the teacher or the untrained student; None before it has been evaluated."""
     found = data.references[(data.references["role"] == role) & data.references["score_mean"].notna()]
     return None if found.empty else float(found["score_mean"].iloc[0])
 
@@ -127,34 +242,41 @@ def early_steps(settings: list[Setting]) -> int:
 
 
 def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
-    """Rollout reward (or, without answers, nothing) and response length over the first steps."""
+    """Rollout reward (where the data have answers) and response length over the first steps."""
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     chosen = drawn_settings(settings)
     styles = line_styles(chosen)
     last = early_steps(chosen)
-    panels = [("rollout/reward", "correct rollouts (%)", 100), ("rollout/length_mean", "mean response tokens", 1)]
+    panels = [
+        ("rollout/reward", "correct rollouts (%)", 100),
+        ("rollout/length_mean", "mean response tokens", 1),
+    ]
     panels = [p for p in panels if p[0] in data.curves and data.curves[p[0]].notna().any()]
     if not panels:
         return None
-    figure, grid = pyplot.subplots(len(panels), 1, figsize=(WIDTH_INCHES, 1.2 + 2.3 * len(panels)), sharex=True,
-                                   squeeze=False)  # fmt: skip
+    figure, grid = pyplot.subplots(
+        len(panels), 1, figsize=(WIDTH_INCHES, 1.2 + 2.3 * len(panels)), sharex=True, squeeze=False
+    )
     tables = []
     for axes, (column, title, scale) in zip(grid[:, 0], panels, strict=True):
         for setting in chosen:
             frame = seed_bands(data, setting, column)
             frame = frame[frame["step"] < last]
             if not frame.empty:
-                _draw(axes, frame, frame["step"], scale, setting.title, *styles[setting.key])
+                _draw(axes, frame, frame["step"], scale, setting.title, styles[setting.key])
                 tables.append(frame.assign(setting=setting.key, metric=column))
         axes.set_ylabel(title)
         axes.set_xlim(0, last - 1)
+    grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[-1, 0].set_xlabel("training step (0-based)")
     below(grid[-1, 0], anchor=-0.26)
     caption = (
-        f"The first {last} steps: what share of the rollouts that the student learns from is correct, and how long they "
+        f"The first {last} steps: what share of the rollouts that the student learns from is "
+        "correct, and how long they "
         "are. Lines: mean over seeds; bands: range over seeds. The same settings as in the learning curves."
     )
-    return save(figure, pd.concat(tables, ignore_index=True), out, "early_rollouts", "Early rollouts", caption)
-
-
+    return save(
+        figure, pd.concat(tables, ignore_index=True), out, "early_rollouts", "Early rollouts", caption
+    )

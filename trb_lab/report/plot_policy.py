@@ -1,4 +1,7 @@
-"""Figure 3: what the trust region did. Schedule and realised KL, beta, redraw rate under its bound, teacher entropy."""
+"""Figure 3: what the trust region did.
+
+Schedule and realised KL, beta, redraw rate under its bound, teacher entropy.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from .settings import Setting, reference_setting
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_BUDGETS = 5
 MAX_HORIZONS = 2
@@ -34,13 +38,16 @@ def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     bands = {(s.key, m): seed_bands(data, s, m) for s in chosen for m in METRICS}
     last = max(s.horizon_steps for s in chosen)
     shown = last + max(2, last // 4)
-    figure, grid = pyplot.subplots(2, 2, figsize=(WIDTH_INCHES + 0.8, 5.6))
+    figure, grid = pyplot.subplots(2, 2, figsize=(WIDTH_INCHES + 0.8, 5.6), sharex=True)
     for setting in chosen:
         colour, dash = styles[setting.key]
         limits = (setting, bands, shown, colour, dash)
-        _panel(grid[0, 0], *limits, "policy/kl_mean", 1)
         schedule = _early(bands[setting.key, "policy/schedule"], shown)
-        grid[0, 0].plot(schedule["step"], schedule["mean"], color=colour, linestyle=dash, linewidth=0.8, alpha=0.7)
+        active = schedule[schedule["mean"] > 0]
+        grid[0, 0].plot(
+            active["step"], active["mean"], color=colour, linestyle=dash, linewidth=0.8, alpha=0.7
+        )
+        _panel(grid[0, 0], *limits, "policy/kl_mean", 1, positive=True)
         _panel(grid[0, 1], *limits, "policy/beta_mean", 1)
         _panel(grid[1, 0], *limits, "policy/redraw_rate", 100)
         bound = 100 * np.sqrt(schedule["mean"].to_numpy(dtype=float) / 2)
@@ -50,20 +57,34 @@ def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     if reference is not None:
         bands[reference.key, ENTROPY] = seed_bands(data, reference, ENTROPY)
         _panel(grid[1, 1], reference, bands, shown, INK, (0, (4, 2)), ENTROPY, 1)
-    _titles(grid, last)
+    _titles(grid, shown)
     _legend(figure, chosen, styles, reference)
     tables = [f.assign(setting=k, metric=m) for (k, m), f in bands.items() if not f.empty]
     caption = (
-        "What the trust region did during warmup. Thick: mean over seeds with the range over seeds as band; thin: the "
-        "budget in force (KL panel) and the bound sqrt(budget / 2) on the redraw rate that it implies. Teacher entropy "
+        "What the trust region did during warmup. Thick: mean over seeds with the range over "
+        "seeds as band; thin: the "
+        "budget in force (KL panel) and the bound sqrt(budget / 2) on the redraw rate that it "
+        "implies. Teacher entropy "
         "is measured on the prefixes that the rollouts visited."
-        + (f" Drawn are {len(chosen)} of {len(trb)} settings, spread over budgets and horizons." * (len(chosen) < len(trb)))
+        + (
+            f" Drawn are {len(chosen)} of {len(trb)} settings, spread over budgets and horizons."
+            * (len(chosen) < len(trb))
+        )
     )
-    return save(figure, pd.concat(tables, ignore_index=True), out, "trust_region", "What the trust region did", caption)
+    return save(
+        figure,
+        pd.concat(tables, ignore_index=True),
+        out,
+        "trust_region",
+        "What the trust region did",
+        caption,
+    )
 
 
 def _chosen(trb: list[Setting]) -> tuple[list[Setting], dict[str, tuple[str, object]]]:
-    """Up to MAX_BUDGETS budgets x MAX_HORIZONS horizons (ends and evenly between): colour a budget, dashes a horizon."""
+    """Up to MAX_BUDGETS budgets x MAX_HORIZONS horizons (ends and evenly between): colour a budget, dashes
+    a horizon.
+    """
     budgets = _spread(sorted({s.kl_budget for s in trb if s.kl_budget}), MAX_BUDGETS)
     horizons = _spread(sorted({s.horizon_steps for s in trb}, reverse=True), MAX_HORIZONS)
     colours = dict(zip(budgets, ramp(len(budgets)), strict=True))
@@ -86,31 +107,52 @@ def _early(frame: pd.DataFrame, shown: int) -> pd.DataFrame:
     return frame[frame["step"] < shown]
 
 
-def _panel(axes: Axes, setting: Setting, bands: dict, shown: int, colour: str, dash: object, metric: str,
-           scale: float) -> None:  # fmt: skip
+def _panel(
+    axes: Axes,
+    setting: Setting,
+    bands: dict,
+    shown: int,
+    colour: str,
+    dash: object,
+    metric: str,
+    scale: float,
+    positive: bool = False,
+) -> None:
     frame = _early(bands[setting.key, metric], shown)
+    if positive:  # a log axis has no place for the zeros after the horizon
+        frame = frame[frame["low"] > 0]
     if not frame.empty:
         axes.plot(frame["step"], scale * frame["mean"], color=colour, linestyle=dash)
-        axes.fill_between(frame["step"], scale * frame["low"], scale * frame["high"], color=colour, alpha=0.15,
-                          linewidth=0)  # fmt: skip
+        axes.fill_between(
+            frame["step"], scale * frame["low"], scale * frame["high"], color=colour, alpha=0.15, linewidth=0
+        )
 
 
-def _titles(grid: np.ndarray, last: int) -> None:
-    titles = ["KL(mu || p), nats a token", "beta (0 student, 1 teacher)", "redraw rate (%)", "teacher entropy (nats)"]
+def _titles(grid: np.ndarray, shown: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    titles = [
+        "KL(mu || p), nats a token (log)",
+        "beta (0 student, 1 teacher)",
+        "redraw rate (%)",
+        "teacher entropy (nats)",
+    ]
     for axes, title in zip(grid.flat, titles, strict=True):
         axes.set_title(title)
-        axes.set_xlim(left=0)
-    for axes in list(grid.flat)[:3]:
+    grid[0, 0].set_xlim(0, shown - 1)
+    grid[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    grid[0, 0].set_yscale("log")
+    for axes in (grid[0, 1], grid[1, 0]):
         axes.set_ylim(bottom=0)
     for axes in grid[1]:
         axes.set_xlabel("training step (0-based)")
 
 
-def _legend(figure, chosen: list[Setting], styles: dict, reference: Setting | None) -> None:  # noqa: ANN001
+def _legend(figure: Figure, chosen: list[Setting], styles: dict, reference: Setting | None) -> None:
     """Budgets by colour and horizons by dash, named once below all panels."""
     from matplotlib.lines import Line2D
 
-    handles = {}
+    handles: dict[str, Line2D] = {}
     for setting in chosen:
         handles.setdefault(f"budget {setting.kl_budget:g}", Line2D([], [], color=styles[setting.key][0]))
     if len({s.horizon_steps for s in chosen}) > 1:

@@ -1,7 +1,8 @@
 """How every figure looks, and how it is saved: one palette, one text size, deterministic bytes.
 
-Colours are chosen for colour-blind readers on white. The page shows figures inline and gives each palette colour, ink
-and grid a CSS variable, so that dark mode recolours lines instead of inverting pictures (`themed_svg`).
+Colours are chosen for colour-blind readers on white. The page shows figures inline and gives each palette
+colour, ink and grid a CSS variable, so that dark mode recolours lines instead of inverting pictures
+(`themed_svg`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -32,10 +33,17 @@ SERIES = ["#0072b2", "#c8500a", "#00805a", "#a8488a", "#9a6b00", "#2a93c7", "#6b
 RAMP = ["#440154", "#433880", "#31678d", "#20908c", "#36a866", "#7db92f"]
 """Ordered quantities (budgets, horizons): viridis."""
 DARK = {
-    INK: "#e8eaed", MUTED: "#a3adb8", GRID: "#343b43", SHADE: "#242a31",
-    **dict(zip(SERIES, ["#56b4e9", "#ff9152", "#3cc79a", "#e591c4", "#e6b13c", "#9ad7f5", "#a99df5"], strict=True)),
+    INK: "#e8eaed",
+    MUTED: "#a3adb8",
+    GRID: "#343b43",
+    SHADE: "#242a31",
+    **dict(
+        zip(
+            SERIES, ["#56b4e9", "#ff9152", "#3cc79a", "#e591c4", "#e6b13c", "#9ad7f5", "#a99df5"], strict=True
+        )
+    ),
     **dict(zip(RAMP, ["#b08be6", "#8f9cf0", "#6cb2e6", "#45c9c0", "#6ddc8f", "#d3e04a"], strict=True)),
-}  # fmt: skip
+}
 """Colour on white -> colour on the page's dark ground."""
 KIND_COLOURS = {"opd": INK, "trb": SERIES[0], "teacher_forced": SERIES[1], "mixture": SERIES[2]}
 """Arms of the shipped kinds keep their colour across sweeps; further kinds take the next free one."""
@@ -60,27 +68,56 @@ class FigureFiles:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib settings of all figures. Paths instead of fonts: text looks and measures the same everywhere."""
+    """matplotlib settings of all figures.
+
+    Paths instead of fonts: text looks and measures the same everywhere.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    settings = {
-        "svg.fonttype": "path", "svg.hashsalt": "trb_lab", "font.family": "DejaVu Sans", "font.size": 9.5,
-        "axes.titlesize": 10, "axes.labelsize": 9.5, "legend.fontsize": 8.5, "xtick.labelsize": 9,
-        "ytick.labelsize": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK, "text.color": INK,
-        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelcolor": INK, "ytick.labelcolor": INK,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": GRID,
-        "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.facecolor": "none", "figure.facecolor": "none",
-        "savefig.facecolor": "none", "legend.frameon": False, "lines.linewidth": 1.7, "lines.markersize": 5,
-        "axes.titlelocation": "left", "axes.linewidth": 0.8, "legend.handlelength": 2.4,
-        "lines.solid_capstyle": "round", "figure.constrained_layout.use": True,
-    }  # fmt: skip
+    settings: Any = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": "trb_lab",
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "axes.titlesize": 10,
+        "axes.labelsize": 9.5,
+        "legend.fontsize": 8.5,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "axes.facecolor": "none",
+        "figure.facecolor": "none",
+        "savefig.facecolor": "none",
+        "legend.frameon": False,
+        "lines.linewidth": 1.7,
+        "lines.markersize": 5,
+        "axes.titlelocation": "left",
+        "axes.linewidth": 0.8,
+        "legend.handlelength": 3.2,
+        "lines.solid_capstyle": "round",
+        "figure.constrained_layout.use": True,
+    }
     with matplotlib.rc_context(settings):
         yield
 
 
 def colours_of(kinds: dict[str, str]) -> dict[str, str]:
-    """Arm -> colour, from arm -> kind: the first arm of a shipped kind has its kind's, others the next free one."""
+    """Arm -> colour, from arm -> kind: the first arm of a shipped kind has its kind's, others the next free
+    one.
+    """
     free = [c for c in SERIES if c not in KIND_COLOURS.values()]
     colours: dict[str, str] = {}
     for arm, kind in kinds.items():
@@ -92,16 +129,31 @@ def colours_of(kinds: dict[str, str]) -> dict[str, str]:
 def ramp(n: int) -> list[str]:
     """n colours for ordered values, spread over the ramp (they repeat beyond its length)."""
     if n <= 1:
-        return [RAMP[2]]
-    return [RAMP[round(i * (len(RAMP) - 1) / (n - 1))] for i in range(n)]
+        return [RAMP[2]] * n
+    first, last = (1, 4) if n == 2 else (0, 4) if n == 3 else (0, len(RAMP) - 1)
+    return [RAMP[round(first + i * (last - first) / (n - 1))] for i in range(n)]
 
 
-def below(axes: Axes, columns: int = 2, anchor: float = -0.2) -> None:
-    """A legend under the axes, where it cannot cover data."""
-    handles, labels = axes.get_legend_handles_labels()
+def below(
+    axes: Axes,
+    columns: int = 2,
+    anchor: float = -0.2,
+    handles: list | None = None,
+    labels: list[str] | None = None,
+) -> None:
+    """A legend under the axes, where it cannot cover data; of these axes' lines unless others are given."""
+    if handles is None or labels is None:
+        handles, labels = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(-0.02, anchor), ncols=columns,
-                    columnspacing=1.6, borderaxespad=0)  # fmt: skip
+        axes.legend(
+            handles,
+            labels,
+            loc="upper left",
+            bbox_to_anchor=(-0.02, anchor),
+            ncols=columns,
+            columnspacing=1.6,
+            borderaxespad=0,
+        )
 
 
 def save(figure: Figure, frame: pd.DataFrame, out: Path, name: str, title: str, caption: str) -> FigureFiles:
@@ -113,7 +165,8 @@ def save(figure: Figure, frame: pd.DataFrame, out: Path, name: str, title: str, 
     svg = io.StringIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
     text = svg.getvalue()
-    white = text.replace("<g id=\"figure_1\">", '<rect width="100%" height="100%" fill="#ffffff"/>\n <g id="figure_1">', 1)
+    ground = '<rect width="100%" height="100%" fill="#ffffff"/>\n <g id="figure_1">'
+    white = text.replace('<g id="figure_1">', ground, 1)
     write_atomic(folder / f"{name}.svg", white)
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
@@ -121,9 +174,14 @@ def save(figure: Figure, frame: pd.DataFrame, out: Path, name: str, title: str, 
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     pyplot.close(figure)
     return FigureFiles(
-        name, title, caption, Path("figures") / f"{name}.svg", Path("figures") / f"{name}.png",
-        Path("figures") / f"{name}.csv", text,
-    )  # fmt: skip
+        name,
+        title,
+        caption,
+        Path("figures") / f"{name}.svg",
+        Path("figures") / f"{name}.png",
+        Path("figures") / f"{name}.csv",
+        text,
+    )
 
 
 def write_bytes_atomic(path: Path, content: bytes) -> None:

@@ -13,12 +13,15 @@ TITLE_WIDTH = 40
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; bold as **bold**, notes of a cell in brackets, run ids in the last column."""
-    head = ["", *table.columns, "runs"]
-    lines = [_pipes(head), _pipes(["---"] + ["---:"] * len(table.columns) + ["---"])]
+    """A pipe table; bold as **bold**, notes of a cell in brackets, run ids (where it has any) in the last
+    column.
+    """
+    with_runs = any(r.run_ids for r in table.rows)
+    lines = [_pipes(["setting", *map(markdown_escape, table.columns)] + ["runs"] * with_runs)]
+    lines.append(_pipes(["---"] + ["---:"] * len(table.columns) + ["---"] * with_runs))
     for row in table.rows:
-        cells = [_markdown_cell(c) for c in row.cells]
-        lines.append(_pipes([markdown_escape(row.title), *cells, ", ".join(f"`{r}`" for r in row.run_ids)]))
+        runs = [", ".join(f"`{r}`" for r in row.run_ids)] * with_runs
+        lines.append(_pipes([markdown_escape(row.title), *map(_markdown_cell, row.cells), *runs]))
     return "\n".join(lines) + "\n"
 
 
@@ -40,7 +43,8 @@ def _markdown_cell(cell: Cell) -> str:
 def to_html(table: Table, identifier: str) -> str:
     """A <table>; numeric cells carry data-value for sorting; titles are row headers; run ids unfold."""
     head = "".join(
-        f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in ["setting", *table.columns]
+        f'<th scope="col"><button type="button">{escape(c)}</button></th>'
+        for c in ["setting", *table.columns]
     )
     body = "\n".join(_html_row(row) for row in table.rows)
     return (
@@ -61,20 +65,28 @@ def _html_cell(cell: Cell) -> str:
     text = escape(cell.text)
     text = f"<strong>{text}</strong>" if cell.bold else text
     note = f'<span class="note">{escape(cell.note)}</span>' if cell.note else ""
-    absent = ' class="absent"' if cell.value is None and cell.text not in ("", "–") else ""
-    return f"<td{absent}{value}>{text}{note}</td>"
+    absent = cell.value is None and cell.text.startswith(("failed", "missing", "running"))
+    mark = ' class="absent"' if absent else ""
+    return f"<td{mark}{value}>{text}{note}</td>"
 
 
 def to_csv(table: Table) -> str:
     """Long enough to recompute the table: mean, half-width, bold and note of every column as columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    fields = [f"{c}{suffix}" for c in table.columns for suffix in ("", "_half_width", "_best_or_tied", "_note")]
+    fields = [
+        f"{c}{suffix}" for c in table.columns for suffix in ("", "_half_width", "_best_or_tied", "_note")
+    ]
     writer.writerow(["title", "kind", *fields, "run_ids"])
     for row in table.rows:
         values: list[str] = []
         for cell in row.cells:
-            values += [_number(cell.value) or cell.text, _number(cell.half_width), "1" if cell.bold else "", cell.note]
+            values += [
+                _number(cell.value) or cell.text,
+                _number(cell.half_width),
+                "1" if cell.bold else "",
+                cell.note,
+            ]
         writer.writerow([row.title, row.kind, *values, " ".join(row.run_ids)])
     return out.getvalue()
 
@@ -84,9 +96,13 @@ def _number(value: float | None) -> str:
 
 
 def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
-    """Plain text of at most `width` columns. `*` marks the best and its ties; too many columns go below each other."""
+    """Plain text of at most `width` columns; columns that do not fit go below.
+
+    `*` marks the best and its ties. What is missing is told once a row, in the last column.
+    """
     title_width = min(TITLE_WIDTH, max([len(r.title) for r in table.rows] + [len("setting")]))
     columns = [[c] + [_text_cell(r.cells[i]) for r in table.rows] for i, c in enumerate(table.columns)]
+    columns[-1][1:] = [r.cells[-1].note or text for r, text in zip(table.rows, columns[-1][1:], strict=True)]
     titles = ["setting"] + [_shorten(r.title, title_width) for r in table.rows]
     blocks: list[list[list[str]]] = [[]]
     used = title_width
@@ -101,8 +117,7 @@ def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
 
 
 def _text_cell(cell: Cell) -> str:
-    text = cell.text + ("*" if cell.bold else " " if cell.value is not None else "")
-    return f"{text}({cell.note})" if cell.note else text
+    return cell.text + ("*" if cell.bold else " " if cell.half_width is not None else "")
 
 
 def _shorten(text: str, width: int) -> str:

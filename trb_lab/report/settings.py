@@ -1,8 +1,12 @@
-"""Trials grouped into settings: one grid point of one arm with all its seeds, the unit that a report compares."""
+"""Trials grouped into settings: one grid point of one arm with all its seeds, the unit that a report
+compares.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import pandas as pd
 
 from .collect import MEAN, SweepData
 from .stats import Difference, SeedScores, difference
@@ -39,11 +43,15 @@ class Setting:
 
     @property
     def problems(self) -> str:
-        """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where no seed is left; empty when all completed."""
+        """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where no seed is left; empty when all
+        completed.
+        """
         counts = {
             "failed": sum(s in FAILED_STATES for s in self.states.values()),
             "running": sum(s in PENDING_STATES for s in self.states.values()),
-            "missing": sum(s not in (*FAILED_STATES, *PENDING_STATES, "completed") for s in self.states.values()),
+            "missing": sum(
+                s not in (*FAILED_STATES, *PENDING_STATES, "completed") for s in self.states.values()
+            ),
         }
         return ", ".join(
             name if n == self.planned else f"{name} {n}/{self.planned}" for name, n in counts.items() if n
@@ -56,21 +64,21 @@ class Setting:
 def settings_of(data: SweepData) -> list[Setting]:
     """Settings in the order of the plan."""
     by_run: dict[str, dict[str, float]] = {}
-    for row in data.scores.itertuples():
-        by_run.setdefault(str(row.run_id), {})[str(row.set)] = float(row.pass_at_1)
+    for row in data.scores.to_dict("records"):
+        by_run.setdefault(row["run_id"], {})[row["set"]] = float(row["pass_at_1"])
     reference = data.reference_arm
     settings = []
     # groupby sorts by default; the plan's order is the author's
     for (arm, setting), trials in data.trials.groupby(["arm", "setting"], sort=False):
         first = trials.iloc[0]
         scores: dict[str, dict[int, float]] = {}
-        for trial in trials.itertuples():
-            if trial.state != "completed":
+        for trial in trials.to_dict("records"):
+            if trial["state"] != "completed":
                 continue
-            for name, value in by_run.get(str(trial.run_id), {}).items():
-                scores.setdefault(name, {})[int(trial.seed)] = value
-            if trial.score_mean is not None and trial.score_mean == trial.score_mean:
-                scores.setdefault(MEAN, {})[int(trial.seed)] = float(trial.score_mean)
+            for name, value in by_run.get(trial["run_id"], {}).items():
+                scores.setdefault(name, {})[int(trial["seed"])] = value
+            if not pd.isna(trial["score_mean"]):
+                scores.setdefault(MEAN, {})[int(trial["seed"])] = float(trial["score_mean"])
         budget = first["kl_budget"]
         settings.append(
             Setting(
@@ -78,7 +86,7 @@ def settings_of(data: SweepData) -> list[Setting]:
                 arm=str(arm),
                 title=f"{first['label']} {setting}".strip(),
                 kind=str(first["kind"]),
-                kl_budget=None if budget is None or budget != budget else float(budget),
+                kl_budget=None if pd.isna(budget) else float(budget),
                 horizon_steps=int(first["horizon_steps"]),
                 run_ids=dict(zip(trials["seed"].astype(int), trials["run_id"], strict=True)),
                 states=dict(zip(trials["seed"].astype(int), trials["state"], strict=True)),
@@ -95,7 +103,9 @@ def reference_setting(settings: list[Setting]) -> Setting | None:
 
 
 def differences(settings: list[Setting], name: str = MEAN) -> dict[str, Difference]:
-    """Every other setting minus the reference setting on one set, by key; settings without scores are absent."""
+    """Every other setting minus the reference setting on one set, by key; settings without scores are
+    absent.
+    """
     reference = reference_setting(settings)
     if reference is None:
         return {}

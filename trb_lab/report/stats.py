@@ -1,8 +1,8 @@
 """Statistics over seeds: Student-t intervals, paired differences, ties with the best, power.
 
-Few seeds are the rule here, so intervals are Student-t (mean +- 1.96 SE covers 81 % at three seeds where it promises
-95 %), one seed has no interval, and nothing is called better on one seed. Sums are `math.fsum` over sorted values, so
-that the same runs give the same digits in whatever order they were read.
+Few seeds are the rule here, so intervals are Student-t (mean +- 1.96 SE covers 81 % at three seeds where it
+promises 95 %), one seed has no interval, and nothing is called better on one seed. Sums are `math.fsum`
+over sorted values, so that the same runs give the same digits in whatever order they were read.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def normal_interval(value: float, stderr: float | None, n: int = 1) -> Interval:
 def difference(a: SeedScores, b: SeedScores) -> Difference | None:
     """a - b: paired over common seeds when there are two, else Welch when both have two seeds.
 
-    None when either is empty. Differences without any spread (scores are counts over a few hundred samples, so this
-    happens by chance) leave the t statistic undefined: no p-value, hence not significant.
+    None when either is empty. Differences without any spread (scores are counts over a few hundred samples,
+    so this happens by chance) leave the t statistic undefined: no p-value, hence not significant.
     """
     if not a or not b:
         return None
@@ -149,7 +149,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def best_with_ties(scores: Mapping[str, SeedScores]) -> Best:
-    """The highest mean among settings with two seeds or more, and every such setting not significantly below it.
+    """The highest mean among settings with two seeds or more, and every such setting not significantly
+    below it.
 
     A setting with one seed is never bold, and cannot be beaten or win: it is left out.
     """
@@ -184,7 +185,9 @@ def seeds_needed(spread: float, effect: float, power: float = 0.8, limit: int = 
     def reaches(n: int) -> bool:
         shift = effect / spread * math.sqrt(n)
         bound = t_quantile(n - 1)
-        return shift > 30 or float(nct.sf(bound, n - 1, shift) + nct.cdf(-bound, n - 1, shift)) >= power
+        upper = float(nct.sf(bound, n - 1, shift))
+        # The far tail adds nothing beyond a shift of 4, and scipy gives nan for it there.
+        return upper + (float(nct.cdf(-bound, n - 1, shift)) if shift < 4 else 0.0) >= power
 
     if spread <= 0:
         return 2

@@ -1,9 +1,13 @@
-"""The report's tables as one model: what each cell says, before any format. `render.py` writes it four ways."""
+"""The report's tables as one model: what each cell says, before any format.
+
+`render.py` writes it four ways.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -50,11 +54,17 @@ def percent(value: float) -> str:
 
 
 def points(gap: Difference) -> str:
-    """`+1.2 [-3.0, 5.4]`: a difference in percentage points with its 95 % interval."""
-    text = f"{100 * gap.mean:+.1f}"
+    """`+1.2 [-3.0, +5.4]`: a difference in percentage points with its 95 % interval."""
+    text = signed(gap.mean)
     if gap.half_width is None:
         return text
-    return f"{text} [{100 * (gap.mean - gap.half_width):.1f}, {100 * (gap.mean + gap.half_width):.1f}]"
+    return f"{text} [{signed(gap.mean - gap.half_width)}, {signed(gap.mean + gap.half_width)}]"
+
+
+def signed(value: float) -> str:
+    """A difference of fractions as points with its sign; no sign on a rounded zero."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("-0.0", "+0.0") else text
 
 
 def _interval_text(interval: Interval) -> str:
@@ -64,7 +74,7 @@ def _interval_text(interval: Interval) -> str:
 
 
 def score_table(data: SweepData, settings: list[Setting]) -> Table:
-    """Arms by test sets: reference rows, then settings in the plan's order, the best in bold with its ties."""
+    """Arms by test sets: reference rows, then settings in the plan's order, the best and its ties in bold."""
     columns = [*data.sets, MEAN] if len(data.sets) != 1 else list(data.sets)
     best = {c: best_with_ties({s.key: s.scores.get(c, {}) for s in settings}) for c in columns}
     gaps = differences(settings)
@@ -79,7 +89,10 @@ def score_table(data: SweepData, settings: list[Setting]) -> Table:
         rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
     against = [] if reference is None else [f"vs {reference.title}"]
     return Table(
-        title="pass@1 (%)", columns=[*columns, *against, "seeds"], rows=rows, notes=_notes(settings, reference)
+        title="pass@1 (%)",
+        columns=[*columns, *against, "seeds"],
+        rows=rows,
+        notes=_notes(settings, reference),
     )
 
 
@@ -88,22 +101,28 @@ def _notes(settings: list[Setting], reference: Setting | None) -> list[str]:
     if any(s.completed == 1 for s in settings):
         notes.append("A setting with one finished seed has no interval and is never bold.")
     notes.append(
-        "Bold: the highest mean of a column and every setting not significantly below it (difference paired by "
+        "Bold: the highest mean of a column and every setting not significantly below it "
+        "(difference paired by "
         "seed, 5 % level, not corrected for the number of settings)."
     )
     if reference is not None:
-        notes.append(f"vs {reference.title}: difference of the mean over sets in points, paired by seed, "
-                     "with its 95 % interval.")  # fmt: skip
-    notes.append("Teacher and untrained student are single models: their intervals come from the spread over problems.")
+        notes.append(
+            f"vs {reference.title}: difference of the mean over sets in points, paired by seed, "
+            "with its 95 % interval."
+        )
+    notes.append(
+        "Teacher and untrained student are one model each: their intervals come from the spread "
+        "over problems."
+    )
     return notes
 
 
-def _reference_row(data: SweepData, reference: tuple, columns: list[str], with_gap: bool) -> Row:
+def _reference_row(data: SweepData, reference: Any, columns: list[str], with_gap: bool) -> Row:
     scores = data.scores[data.scores["run_id"] == reference.run_id].set_index("set")
     cells = []
     for column in columns:
         if column in scores.index:
-            row = scores.loc[column]
+            row = scores.loc[column].to_dict()
             stderr = None if pd.isna(row["stderr"]) else float(row["stderr"])
             interval = normal_interval(float(row["pass_at_1"]), stderr)
         elif column == MEAN and reference.state == "completed" and not pd.isna(reference.score_mean):
@@ -113,7 +132,10 @@ def _reference_row(data: SweepData, reference: tuple, columns: list[str], with_g
             continue
         cells.append(Cell(_interval_text(interval), interval.mean, interval.half_width))
     cells += [Cell("")] * with_gap + [Cell("1 model")]
-    return Row(ROLE_TITLES.get(reference.role, reference.role), "reference", cells, [reference.run_id])
+    title = ROLE_TITLES.get(reference.role, reference.role)
+    if (data.references["role"] == reference.role).sum() > 1:  # a sweep over pairs of models
+        title += f" {reference.model}"
+    return Row(title, "reference", cells, [reference.run_id])
 
 
 def _stderr_of_mean(stderrs: pd.Series) -> float | None:
@@ -147,8 +169,7 @@ def _gap_cell(gap: Difference | None, is_reference: bool) -> Cell:
 
 
 def _seed_cell(setting: Setting) -> Cell:
-    text = str(setting.completed) if setting.completed == setting.planned else f"{setting.completed} of {setting.planned}"
-    return Cell(text, float(setting.completed))
+    return Cell(str(setting.completed), float(setting.completed), note=setting.problems)
 
 
 LAST_STEPS = 10
@@ -172,10 +193,10 @@ def health_table(data: SweepData, settings: list[Setting]) -> Table:
             _mean_cell([_warmup_mean(c, "policy/redraw_rate", k) for c, _ in runs], "{:.1f}", 100),
         ]
         kind = "baseline" if setting.is_reference else "arm"
-        rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
+        rows.append(Row(setting.title, kind, cells))
     notes = [
         f"Mean response tokens and share of responses cut at the limit over the last {LAST_STEPS} steps.",
-        "Median seconds of a step without its evaluation, as it ran: trials that share a machine slow each other.",
+        "Median seconds of a step without its evaluation; trials that shared a machine slowed each other.",
         "Redraw rate: mean total variation between student and behaviour policy over the warmup.",
     ]
     return Table("Cost and health", columns, rows, notes)
@@ -190,8 +211,8 @@ def _warmup_mean(curve: pd.DataFrame, column: str, horizon: int) -> float | None
 
 
 def _column_mean(curve: pd.DataFrame, column: str) -> float | None:
-    values = curve[column].dropna() if column in curve else []
-    return mean(float(v) for v in values) if len(values) else None
+    values = [float(v) for v in curve[column].dropna()] if column in curve else []
+    return mean(values) if values else None
 
 
 def _median_seconds(timing: pd.DataFrame | None, first: int, end: int | None) -> float | None:

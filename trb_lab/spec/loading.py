@@ -103,7 +103,7 @@ def _chain(path: Path, above: tuple[Path, ...]) -> list[Layer]:
 
 
 def set_layer(sets: Sequence[str]) -> Layer:
-    """`--set key=value` texts as a layer, types taken from the schema. Of a key given twice the last counts."""
+    """`--set key=value` texts as a layer, typed by the schema. Of a key given twice the last counts."""
     shape = shape_of(ExperimentSpec)
     values: dict[str, Any] = {}
     for text in sets:

@@ -42,8 +42,9 @@ def load_sweep(path: Path | str) -> SweepSpec:
 def expand_sweep(sweep: Path | str | SweepSpec) -> list[TrialDraft]:
     """Every trial, in the order of arms, grid points, seeds.
 
-    Takes a file, or a spec as `load_sweep` returned it. Raises UsageError with every problem of every trial,
-    each once, with the key path in the sweep (`arms.trb.grid.warmup.kl_budget`) and the first trial that has it.
+    Takes a file, or a spec as `load_sweep` returned it. Raises UsageError with every problem of every
+    trial, each once, with the key path in the sweep (`arms.trb.grid.warmup.kl_budget`) and the first trial
+    that has it.
     """
     loaded = _Sweep.of(sweep) if isinstance(sweep, SweepSpec) else _Sweep.read(Path(sweep))
     return loaded.expand()

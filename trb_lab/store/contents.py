@@ -12,6 +12,8 @@ import os
 import re
 from pathlib import Path
 
+from trb_lab.cache import cache_dir
+
 from .run_dir import read_json, write_json
 
 MODEL_FILES = (
@@ -37,22 +39,16 @@ _Stamp = tuple[int, int]
 _in_process: dict[str, tuple[_Stamp, str]] = {}
 
 
-def cache_folder() -> Path:
-    """$TRB_LAB_CACHE, else ~/.cache/trb_lab."""
-    given = os.environ.get("TRB_LAB_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "trb_lab"
-
-
 def _from_disk(key: str, stamp: _Stamp) -> str | None:
     try:
-        entry = (read_json(cache_folder() / "contents.json") or {}).get(key)
+        entry = (read_json(cache_dir() / "contents.json") or {}).get(key)
     except (OSError, ValueError, AttributeError):
         return None  # a cache that cannot be read is no cache
     return str(entry[2]) if entry and tuple(entry[:2]) == stamp else None
 
 
 def _to_disk(key: str, stamp: _Stamp, digest: str) -> None:
-    path = cache_folder() / "contents.json"
+    path = cache_dir() / "contents.json"
     try:
         known = read_json(path) or {}
         write_json(path, {**known, key: [*stamp, digest]})

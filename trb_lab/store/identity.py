@@ -1,9 +1,9 @@
 """Identity of a trial: a hash of what changes its result, and of nothing else.
 
 Two specs with the same identity are the same trial and share a run directory, whatever they are called,
-wherever their models lie and however many threads they get. Model and data enter by content. The hash is taken
-of the validated model's canonical JSON, never of the YAML, so that `1e-2`, `0.01` and (for a float field) `1`
-and `1.0` agree.
+wherever their models lie and however many threads they get. Model and data enter by content. The hash is
+taken of the validated model's canonical JSON, never of the YAML, so that `1e-2` and `0.01` agree, and in a
+float field `1` and `1.0`.
 """
 
 from __future__ import annotations

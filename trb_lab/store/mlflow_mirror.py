@@ -37,8 +37,8 @@ def sync_store(
 ) -> SyncStatus:
     """Show in MLflow what the store's files hold, once or (`follow`) as they grow.
 
-    One-shot: waits up to BUSY_SECONDS (or `deadline_seconds`) for another writer, then returns a status; `ok` is
-    False when the server does not answer, and nothing is lost: the next sync catches up.
+    One-shot: waits up to BUSY_SECONDS (or `deadline_seconds`) for another writer, then returns a status; `ok`
+    is False when the server does not answer; nothing is lost: the next sync catches up.
     Follow: polls until `until_pid` has gone, no trial runs and everything is shown (a dead server is tried
     for GRACE_SECONDS more), or until `stop()` is true (one last pass is made), or until `deadline_seconds`
     are over.

@@ -1,6 +1,6 @@
 """One pass over a store: every wanted experiment, its parent run, its runs, under the mirror lock.
 
-What has been sent is kept in mlflow.json beside the plan; what was sent and not yet noted there is found again
+What has been sent is kept in mlflow.json beside the plan; what was sent and not noted there is found again
 by tag, or sent again: MLflow stores equal rows once.
 """
 
@@ -129,6 +129,7 @@ class GroupPass:
         self.parent: Entry | None = kept.get("parent")
         self.entries: dict[str, Entry] = kept.get("runs", {})
         self.experiment_id: str = kept.get("experiment_id", "")
+        self.experiment_created: int = kept.get("experiment_created", 0)
         self._saved = self._as_text()
 
     def run(self) -> None:
@@ -204,9 +205,10 @@ class GroupPass:
 
     def _open_experiment(self) -> None:
         found = self.tracking.experiment(self.group.name)
-        if found != self.experiment_id:
+        if found != (self.experiment_id, self.experiment_created):
             # Another database than last time: its ids mean nothing here. Runs are found by tag, or made.
-            self.experiment_id, self.parent, self.entries = found, None, {}
+            self.experiment_id, self.experiment_created = found
+            self.parent, self.entries = None, {}
 
     def _known_runs(self) -> dict[str, str]:
         """Runs that a mirror made before it died without noting them. Looked up once a pass, when needed."""
@@ -232,6 +234,7 @@ class GroupPass:
         return {
             "tracking_uri": self.tracking.uri,
             "experiment_id": self.experiment_id,
+            "experiment_created": self.experiment_created,
             "parent_run_id": self.parent["mlflow_run_id"] if self.parent is not None else None,
             "parent": self.parent,
             "runs": self.entries,

@@ -123,9 +123,11 @@ def parent_rows(
 
 
 def parent_status(group: Group, states: Mapping[str, TrialState]) -> str:
-    """RUNNING only while a driver or a worker lives."""
+    """RUNNING only while a worker lives, or a driver that still has trials to start."""
     seen = {states[run_id] for run_id in group.arms}
-    if TrialState.RUNNING in seen or (group.sweep and locks.is_held(group.sweep.driver_lock)):
+    waiting = bool(seen & {TrialState.NEW, TrialState.INTERRUPTED})
+    driven = group.sweep is not None and locks.is_held(group.sweep.driver_lock)
+    if TrialState.RUNNING in seen or (waiting and driven):
         return "RUNNING"
     if seen <= {TrialState.COMPLETED}:
         return "FINISHED"

@@ -143,15 +143,19 @@ class Tracking:
     client: Any
     local_artifacts: Path | None
 
-    def experiment(self, name: str) -> str:
-        """Id of the experiment of that name; made where there is none, brought back where it was deleted."""
+    def experiment(self, name: str) -> tuple[str, int]:
+        """(id, creation time in ms) of the experiment of that name; made where there is none.
+
+        One that was deleted is brought back. The time tells databases apart, whose ids are all small numbers.
+        """
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            if found.lifecycle_stage != "active":
-                self.client.restore_experiment(found.experiment_id)
-            return str(found.experiment_id)
-        location = (self.local_artifacts / name).as_uri() if self.local_artifacts is not None else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+        if found is None:
+            location = (self.local_artifacts / name).as_uri() if self.local_artifacts is not None else None
+            made = self.client.create_experiment(name, artifact_location=location)
+            found = self.client.get_experiment(made)
+        elif found.lifecycle_stage != "active":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id), int(found.creation_time or 0)
 
     def runs_by_tag(self, experiment_id: str, tag: str) -> dict[str, str]:
         """Tag value -> run id of every run of the experiment that carries the tag, deleted runs too."""

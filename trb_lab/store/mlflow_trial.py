@@ -116,9 +116,7 @@ def _log_params_and_tags(tracking: Tracking, target: Target, entry: Entry, state
         entry["tags"].update(changed)
 
 
-def _metric_lines(
-    run_dir: RunDir, start: int, limit: int | None
-) -> Iterator[tuple[int, list[MetricRow]]]:
+def _metric_lines(run_dir: RunDir, start: int, limit: int | None) -> Iterator[tuple[int, list[MetricRow]]]:
     times = rows.step_times(run_dir.timing)
     began = start_ms(run_dir)
     for offset, line in iter_lines(run_dir.metrics, start, limit):

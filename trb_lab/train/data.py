@@ -9,6 +9,7 @@ from trb_lab.rollout.engine import RolloutRequest
 from trb_lab.seeds import uniforms
 from trb_lab.spec import ExperimentSpec
 from trb_lab.tasks.datasets import PromptOrder, load_problems
+from trb_lab.tasks.grading import Grader, check_golds
 from trb_lab.tasks.problem import Problem
 from trb_lab.tasks.prompts import encode_prompts
 
@@ -24,10 +25,12 @@ class StepPrompts:
 class TrainingData:
     """Order and draws depend on the seed alone: the same prompts and uniforms for every arm."""
 
-    def __init__(self, spec: ExperimentSpec, pair: Pair) -> None:
+    def __init__(self, spec: ExperimentSpec, pair: Pair, grader: Grader) -> None:
         self.spec = spec
+        problems = load_problems(spec.dataset)
+        check_golds(problems, grader)  # a gold that cannot be read would be a reward of 0 without a word
         encoded = encode_prompts(
-            load_problems(spec.dataset),
+            problems,
             [(pair.student.tokenizer, spec.student), (pair.teacher.tokenizer, spec.teacher)],
             spec.prompt,
             spec.rollout.max_prompt_tokens,

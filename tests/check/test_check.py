@@ -1,0 +1,168 @@
+"""`trb-lab check`: what it says of sound and of broken files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trb_lab.check import check_files
+from trb_lab.check.findings import Findings
+from trb_lab.check.memory import ModelSize, estimate, model_size, size
+from trb_lab.cli import main
+from trb_lab.spec import ExperimentSpec, load_experiment
+
+YAML = """\
+name: tried
+student: {student}
+teacher: {teacher}
+dataset: {{kind: arith, num_examples: 50}}
+warmup: {{kind: trb, kl_budget: 0.1, steps: 2}}
+rollout: {{prompts_per_step: 4, samples_per_prompt: 2, max_prompt_tokens: 48, max_new_tokens: 16}}
+eval: {{sets: [{{name: hard, dataset: {{kind: arith, split: test, level: hard, num_examples: 5}}}}]}}
+steps: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student and a teacher that know nothing, with padding rows of different widths."""
+    from trb_lab.models.pair_tokenizer import build_tokenizer
+    from trb_lab.models.pair_training import ModelShape, build_model
+
+    folder = tmp_path_factory.mktemp("pair")
+    for name, width, chat in (("student", 192, False), ("teacher", 208, True)):
+        tokenizer = build_tokenizer(chat=chat)
+        shape = ModelShape(logit_width=width)
+        build_model(shape, tokenizer, seed=0).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def experiment(pair: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tried.yaml"
+    path.write_text(YAML.format(student=pair / "student", teacher=pair / "teacher"))
+    return path
+
+
+def checks(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    capsys.readouterr()
+    code = check_files([path], as_json=True)
+    (report,) = json.loads(capsys.readouterr().out)["files"]
+    return code, {found["subject"]: found for found in report["checks"]}
+
+
+def test_a_sound_experiment(capsys: pytest.CaptureFixture[str], experiment: Path) -> None:
+    code, found = checks(capsys, experiment)
+    assert code == 0
+    assert {entry["state"] for entry in found.values()} == {"ok"}
+    assert "student 192 logits" in found["vocabulary"]["text"]
+    assert "teacher 208 logits" in found["vocabulary"]["text"]
+    assert "merged into one stop event" in found["stop ids"]["text"]
+    assert "plain text" in found["prompt (student)"]["text"]
+    assert "chat template" in found["prompt (teacher)"]["text"]
+    assert "5 problems x 4 samples, all reference answers parse" in found["eval.sets[0] hard"]["text"]
+    assert found["memory"]["text"].startswith("about ")
+
+
+def test_lines_for_people(capsys: pytest.CaptureFixture[str], experiment: Path) -> None:
+    assert main(["check", str(experiment)]) == 0
+    out = capsys.readouterr().out
+    assert "  ok    vocabulary: " in out
+
+
+def test_broken_parts_are_told_apart(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    """Each check stands for itself: one that fails does not hide the next."""
+    (tmp_path / "gold.jsonl").write_text('{"prompt": "1+1", "answer": null}\n')
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(
+        "extends: tried.yaml\nteacher: nowhere/nobody\n"
+        "dataset: {kind: jsonl, path: missing.jsonl}\n"
+        "eval: {sets: [{name: gold, dataset: {kind: jsonl, path: gold.jsonl}}]}\n"
+    )
+    code, found = checks(capsys, broken)
+    assert code == 1
+    assert found["student"]["state"] == "ok"
+    assert found["teacher"]["state"] == "warn"
+    assert "trb-lab models fetch nowhere/nobody" in found["teacher"]["text"]
+    assert found["dataset"]["state"] == "fail"
+    assert "does not exist" in found["dataset"]["text"]
+    assert "have no answer to grade against" in found["eval.sets[0] gold"]["text"]
+
+
+def test_a_set_that_is_trained_on_is_told(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.yaml"
+    again.write_text(
+        "extends: tried.yaml\neval: {sets: [{name: seen, dataset: {kind: arith, num_examples: 5}}]}\n"
+    )
+    code, found = checks(capsys, again)
+    assert code == 0
+    assert found["eval.sets[0] seen"]["state"] == "warn"
+    assert "5 of them are trained on" in found["eval.sets[0] seen"]["text"]
+
+
+def test_trials_of_a_sweep_share_a_preflight(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        "name: s\nquestion: q\nbase: tried.yaml\nseeds: [0, 1]\n"
+        "arms: {opd: {overrides: {warmup: {kind: opd}}}, trb: {grid: {warmup.kl_budget: [0.1, 0.2]}}}\n"
+    )
+    assert check_files([sweep], as_json=True) == 0
+    (report,) = json.loads(capsys.readouterr().out)["files"]
+    assert report["checks"][0]["text"] == "all 6 trials are valid: 3 settings x 2 seeds"
+    assert [c["subject"] for c in report["checks"]].count("memory") == 1
+
+
+def test_a_wrong_file_is_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("name: x\nstepz: 3\n")
+    code, found = checks(capsys, wrong)
+    assert code == 2
+    assert found[""]["state"] == "fail"
+
+
+def test_model_size_is_read_from_headers(pair: Path) -> None:
+    from safetensors.numpy import load_file
+
+    folder = pair / "student"
+    found = model_size(folder, json.loads((folder / "config.json").read_text()))
+    assert found.parameters == sum(t.size for t in load_file(folder / "model.safetensors").values())
+    assert found.logit_width == 192
+
+
+def test_memory_in_closed_form(experiment: Path) -> None:
+    spec: ExperimentSpec = load_experiment(experiment)
+    student = ModelSize(1000, layers=2, hidden=8, kv_width=4, logit_width=10, max_context=None)
+    teacher = ModelSize(3000, layers=3, hidden=8, kv_width=4, logit_width=10, max_context=None)
+    found = estimate(spec, student, teacher, vocabulary_size=10, bytes_per_value=2)
+    assert found.weights == (2 * 1000 + 3000) * 2
+    assert found.optimizer == 1000 * (8 + 4)
+    assert found.kv_cache == 2 * (2 + 3) * 4 * 2 * (4 * 2) * (48 + 16)
+    alone = estimate(
+        spec.model_copy(update={"warmup": load_experiment(experiment, ["warmup.kind=opd"]).warmup}),
+        student,
+        teacher,
+        10,
+        2,
+    )
+    assert alone.kv_cache == 2 * 2 * 4 * 2 * (4 * 2) * (48 + 16)
+
+
+def test_sizes_in_words() -> None:
+    assert [size(n) for n in (12, 2048, 3 * 2**30, 250 * 2**20)] == ["12 B", "2 KiB", "3 GiB", "250 MiB"]
+
+
+def test_a_check_that_breaks_is_a_finding() -> None:
+    findings = Findings()
+    with findings.guard("x"):
+        raise ValueError("bad header")
+    assert findings.all[0].line() == "  fail  x: cannot be read: ValueError: bad header"

@@ -1,0 +1,180 @@
+"""Score a checkpoint, a model, or a sweep's reference models."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.models.load import load_pair, pick_device, pick_dtype
+from trb_lab.rollout.torch_engine import TorchEngine
+from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.dataset import EvalSet, EvalSetField
+from trb_lab.spec.experiment import EvalSpec, ModelSpec, PromptSpec, ResourcesSpec, RolloutSpec
+from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+from trb_lab.store.status import attempt_count
+from trb_lab.tasks.grading import Grader
+from trb_lab.train import checkpoint
+from trb_lab.worker import attempt_at
+
+from trb_lab.evaluate.suite import Suite, mean_score
+
+DEFAULT_SETS = ("arith/easy", "arith/medium", "arith/hard")
+
+
+def evaluate_model(
+    model: ModelSpec,
+    partner: ModelSpec,
+    sets: Sequence[EvalSet],
+    *,
+    evaluation: EvalSpec,
+    prompt: PromptSpec,
+    rollout: RolloutSpec,
+    resources: ResourcesSpec,
+    dtype: Any = "auto",
+    seed: int = 0,
+    weights: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """pass@1 of `model` on the sets, as `final` of result.json. The partner shares its vocabulary and stop event."""
+    import torch
+
+    if resources.cpu_threads is not None:
+        torch.set_num_threads(resources.cpu_threads)
+    device = pick_device(resources.device)
+    pair = load_pair(model, partner, device, pick_dtype(dtype, device), weights)
+    engine = TorchEngine(pair, resources.rollout_rows)
+    with Grader(resources.grading_workers, resources.grading_timeout_seconds) as grader:
+        suite = Suite(
+            sets,
+            evaluation,
+            prompt,
+            pair.student,
+            engine,
+            grader,
+            seed=seed,
+            max_prompt_tokens=rollout.max_prompt_tokens,
+            max_new_tokens=evaluation.max_new_tokens or rollout.max_new_tokens,
+        )
+        scores = suite.evaluate()
+    return {"mean_pass_at_1": mean_score(scores), "sets": scores}
+
+
+def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
+    """Evaluate the untrained model of a reference directory, once; returns the content of result.json."""
+    config = read_json(run_dir.config)
+    if config is None:
+        raise UsageError(f"{run_dir.path} has no config.json: it is not a run directory.")
+    existing = read_json(run_dir.result)
+    if existing is not None:
+        return existing
+    with attempt_at(run_dir):
+        started = time.time()
+        evaluation = EvalSpec.model_validate(config["eval"])
+        final = evaluate_model(
+            ModelSpec.model_validate(config["model"]),
+            ModelSpec.model_validate(config["partner"]),
+            evaluation.sets,
+            evaluation=evaluation,
+            prompt=PromptSpec.model_validate(config["prompt"]),
+            rollout=RolloutSpec.model_validate(config["rollout"]),
+            resources=ResourcesSpec.model_validate(config.get("resources", {})),
+            dtype=config["dtype"],
+        )
+        result = {
+            "run_id": config["run_id"],
+            "role": config["role"],
+            "state": "completed",
+            "steps": 0,
+            "final": final,
+            "seconds_total": time.time() - started,
+            "attempts": attempt_count(run_dir),
+            "finished": time.time(),
+        }
+        write_json(run_dir.result, result)
+    return result
+
+
+def evaluate_target(
+    target: str,
+    store: Store,
+    *,
+    sets: Sequence[str] = (),
+    samples: int | None = None,
+    seed: int = 0,
+    max_new_tokens: int | None = None,
+) -> dict[str, Any]:
+    """Score a run's newest checkpoint, or a model by name, folder or hub id.
+
+    Args:
+        target: run id (or a prefix of one), run directory, or model.
+        sets: short forms such as arith/hard; none takes the run's own sets, or the bundled test sets.
+        samples: samples a problem; None takes the run's setting, or 4.
+        seed: a run's own training seed gives the draws of its final evaluation.
+    """
+    run_dir = _find_run(target, store)
+    changes = {k: v for k, v in {"samples": samples, "max_new_tokens": max_new_tokens}.items() if v is not None}
+    if run_dir is None:
+        chosen = parse_sets(sets or DEFAULT_SETS)
+        model = _model_or_error(target, store)
+        evaluation = EvalSpec(**{"samples": 4, **changes})
+        final = evaluate_model(
+            model, model, chosen, evaluation=evaluation, prompt=PromptSpec(),
+            rollout=RolloutSpec(max_new_tokens=max_new_tokens or 128), resources=ResourcesSpec(), seed=seed,
+        )  # fmt: skip
+        return {"target": target, "kind": "model", "seed": seed, **final}
+    spec = ExperimentSpec.model_validate(read_json(run_dir.config)["spec"])
+    saved = checkpoint.newest(run_dir)
+    if saved is None:
+        raise UsageError(f"{run_dir.path} has no checkpoint yet: let it run to its first one.")
+    chosen = parse_sets(sets) if sets else spec.eval.sets
+    if not chosen:
+        raise UsageError(f"{run_dir.run_id} names no evaluation sets: give --sets, for example --sets arith/hard.")
+    final = evaluate_model(
+        spec.student, spec.teacher, chosen, evaluation=spec.eval.model_copy(update=changes), prompt=spec.prompt,
+        rollout=spec.rollout, resources=spec.resources, dtype=spec.dtype, seed=seed,
+        weights=checkpoint.load_student(saved),
+    )  # fmt: skip
+    return {"target": run_dir.run_id, "kind": "run", "updates": saved.step, "seed": seed, **final}
+
+
+def parse_sets(names: Sequence[str]) -> list[EvalSet]:
+    """Evaluation sets from short forms. Raises UsageError for one that is not known."""
+    adapter: TypeAdapter[EvalSet] = TypeAdapter(EvalSetField)
+    found = []
+    for name in names:
+        try:
+            found.append(adapter.validate_python(name))
+        except ValueError:
+            raise UsageError(
+                f"evaluation set '{name}' is not known; short forms are {', '.join(DEFAULT_SETS)}."
+                f"{did_you_mean(name, DEFAULT_SETS)}"
+            ) from None
+    return found
+
+
+def _find_run(target: str, store: Store) -> RunDir | None:
+    folder = Path(target).expanduser()
+    if (folder / "config.json").exists() and (read_json(folder / "config.json") or {}).get("run_id"):
+        return RunDir(folder.absolute())
+    matches = [run for run in store.trials() if run.run_id == target] or [
+        run for run in store.trials() if run.run_id.startswith(target)
+    ]
+    if len(matches) > 1:
+        raise UsageError(f"'{target}' fits {len(matches)} runs: {', '.join(m.run_id for m in matches[:5])} ...")
+    return matches[0] if matches else None
+
+
+def _model_or_error(target: str, store: Store) -> ModelSpec:
+    from trb_lab.models.catalog import resolve
+
+    model = ModelSpec(name=target)
+    try:
+        resolve(model)
+    except UsageError as error:
+        hint = did_you_mean(target, [run.run_id for run in store.trials()])
+        raise UsageError(f"'{target}' is neither a run of {store.root} nor a model: {error}{hint}") from None
+    return model

@@ -1,0 +1,99 @@
+"""From a sweep's name to the files of its report: the story of this room, top to bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trb_lab.store.run_dir import Store, write_atomic
+
+from .collect import SweepData, collect
+from .excerpts import Pair, excerpts
+from .figures import build_figures
+from .narrative import counts, findings
+from .plot_style import FigureFiles
+from .render import to_csv, to_text
+from .settings import Setting, settings_of
+from .setup_facts import changed_settings, code_versions, failures, shared_settings
+from .tables import Table, health_table, score_table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the page and the Markdown file say."""
+
+    data: SweepData
+    settings: list[Setting]
+    counts: dict[str, int]
+    findings: list[str]
+    scores: Table
+    health: Table
+    figures: list[FigureFiles]
+    pairs: list[Pair]
+    failures: list[dict[str, str]]
+    shared: dict[str, str]
+    changed: dict[str, dict[str, str]]
+    code_versions: dict[str, int]
+
+    @property
+    def command(self) -> str:
+        """How to make this report again."""
+        return f"trb-lab report {self.data.name}"
+
+
+def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[str, Path]:
+    """Read, compute, draw, write. Returns what was written, by name."""
+    from .markdown import markdown
+    from .page import page
+
+    data = collect(store, sweep_name)
+    out = out_dir or store.sweep(sweep_name).report
+    out.mkdir(parents=True, exist_ok=True)
+    settings = settings_of(data)
+    report = Report(
+        data=data,
+        settings=settings,
+        counts=counts(data),
+        findings=findings(data, settings),
+        scores=score_table(data, settings),
+        health=health_table(data, settings),
+        figures=build_figures(data, settings, out),
+        pairs=excerpts(store, settings),
+        failures=failures(data),
+        shared=shared_settings(data),
+        changed=changed_settings(data, settings),
+        code_versions=code_versions(data),
+    )
+    contents = {
+        "page": ("report.html", page(report)),
+        "markdown": ("report.md", markdown(report)),
+        "table": ("table.txt", _text(report)),
+        "table_csv": ("table.csv", to_csv(report.scores)),
+        "health_csv": ("health.csv", to_csv(report.health)),
+        "trials_csv": ("trials.csv", _trials_csv(data)),
+    }
+    paths = {}
+    for what, (name, text) in contents.items():
+        write_atomic(out / name, text)
+        paths[what] = out / name
+    return paths
+
+
+def _text(report: Report) -> str:
+    """What a terminal shows: counts, both tables, the findings."""
+    import textwrap
+
+    told = ", ".join(f"{n} {what}" for what, n in report.counts.items() if n or what == "completed")
+    legend = "± 95 % interval (Student-t over seeds); * best of the column and its statistical ties"
+    words = "\n\n".join(textwrap.fill(p, 100) for p in report.findings)
+    head = f"{report.data.name}: {told}\n\n{to_text(report.scores)}{legend}"
+    return f"{head}\n\n{to_text(report.health)}\n{words}\n"
+
+
+def _trials_csv(data: SweepData) -> str:
+    """One line a planned trial, with its score on each set."""
+    wide = data.scores.pivot_table(index="run_id", columns="set", values="pass_at_1", aggfunc="first")
+    frame = data.trials.drop(columns=["traceback", "label"]).join(
+        wide.reindex(columns=data.sets).add_prefix("pass_at_1_"), on="run_id"
+    )
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")

@@ -1,0 +1,134 @@
+"""Rollouts of the first step side by side: the reference arm's, and one with the teacher's hand in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from trb_lab.store.run_dir import Store
+
+from .settings import Setting, reference_setting
+
+MAX_PROMPTS = 3
+MAX_TOKENS = 400
+LIKELY, POSSIBLE = 0.5, 0.1
+"""Redraw probabilities from which a token is marked strongly, and weakly."""
+
+
+@dataclass(frozen=True)
+class Token:
+    """A piece of a response.
+
+    `mark` is 0 (kept almost surely), 1 or 2 (redrawn with probability of LIKELY or more).
+    """
+
+    text: str
+    mark: int
+    hint: str
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """One response to a prompt."""
+
+    title: str
+    run_id: str
+    correct: bool | None
+    tokens: list[Token]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and the responses of two arms to it."""
+
+    prompt: str
+    gold: str
+    responses: list[Excerpt]
+
+
+def step0_samples(store: Store, run_id: str) -> pd.DataFrame:
+    """The run's sampled rollouts of step 0; an empty frame where none were kept."""
+    folder = store.trial(run_id).samples
+    if not any(folder.glob("*.parquet")):
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(folder, filters=[("step", "==", 0), ("source", "==", "rollout")])
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError
+        return pd.DataFrame()
+
+
+def excerpts(store: Store, settings: list[Setting]) -> list[Pair]:
+    """Prompts that a reference run and a run of another arm both kept at step 0.
+
+    The other arm is TRB where there is one, at its largest budget, where the blend shows most; else the
+    first arm with samples. Prompts are the same for all arms of a seed.
+    """
+    reference = reference_setting(settings)
+    if reference is None:
+        return []
+    others = sorted(
+        (s for s in settings if not s.is_reference), key=lambda s: (s.kind != "trb", -(s.kl_budget or 0.0))
+    )
+    for seed, run_id in sorted(reference.run_ids.items()):
+        base = step0_samples(store, run_id)
+        if base.empty:
+            continue
+        for other in others:
+            run = other.run_ids.get(seed)
+            rows = step0_samples(store, run) if run else base.iloc[:0]
+            pairs = _pairs((reference, run_id, base), (other, str(run), rows)) if not rows.empty else []
+            if pairs:
+                return pairs
+    return []
+
+
+def _pairs(*sides: tuple[Setting, str, pd.DataFrame]) -> list[Pair]:
+    (_, _, first), (_, _, second) = sides
+    pairs: list[Pair] = []
+    for prompt in first["prompt"]:
+        if (
+            len(pairs) < MAX_PROMPTS
+            and prompt in set(second["prompt"])
+            and prompt not in [p.prompt for p in pairs]
+        ):
+            rows = [frame[frame["prompt"] == prompt].sort_values("row").iloc[0] for _, _, frame in sides]
+            responses = [
+                _excerpt(row, setting.title, run_id)
+                for row, (setting, run_id, _) in zip(rows, sides, strict=True)
+            ]
+            gold = rows[0].get("gold")
+            pairs.append(Pair(str(prompt), "" if gold is None or gold != gold else str(gold), responses))
+    return pairs
+
+
+def _excerpt(row: pd.Series, title: str, run_id: str) -> Excerpt:
+    correct = row.get("correct")
+    pieces = row.get("tokens")
+    pieces = [str(row["response"])] if pieces is None or len(pieces) == 0 else [str(p) for p in pieces]
+    columns = {
+        c: _numbers(row.get(c), len(pieces))
+        for c in ("redraw_probability", "student_logprob", "teacher_logprob")
+    }
+    tokens = []
+    for i, piece in enumerate(pieces[:MAX_TOKENS]):
+        redraw, student, teacher = (columns[c][i] for c in columns)
+        mark = 0 if redraw is None else (redraw >= POSSIBLE) + (redraw >= LIKELY)
+        names = (("redraw probability", redraw), ("student log-prob", student), ("teacher log-prob", teacher))
+        tokens.append(Token(piece, int(mark), ", ".join(f"{n} {v:.2f}" for n, v in names if v is not None)))
+    return Excerpt(
+        title,
+        run_id,
+        None if correct is None or pd.isna(correct) else bool(correct),
+        tokens,
+        len(pieces) > MAX_TOKENS,
+    )
+
+
+def _numbers(values: Any, length: int) -> list[float | None]:
+    """A column of per-token numbers, or as many Nones where it is unknown or of another length."""
+    if values is None or not hasattr(values, "__len__") or len(values) != length:
+        return [None] * length
+    return [None if v is None or v != v else float(v) for v in values]

@@ -1,0 +1,66 @@
+"""report.md: the page's content, shorter, with links to the figure files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .render import markdown_escape, to_markdown
+
+if TYPE_CHECKING:
+    from .build import Report
+
+
+def markdown(report: Report) -> str:
+    """The whole file."""
+    told = ", ".join(
+        f"{what} {n}" for what, n in report.counts.items() if n or what in ("planned", "completed")
+    )
+    parts = [
+        f"# {markdown_escape(report.data.name)}",
+        markdown_escape(report.data.question),
+        f"Trials: {told}.",
+    ]
+    parts += ["## What came out", *map(markdown_escape, report.findings)]
+    parts += ["## Scores: pass@1 (%)", to_markdown(report.scores), _notes(report.scores.notes)]
+    parts += ["## Figures"] * bool(report.figures)
+    for figure in report.figures:
+        parts.append(
+            f"![{figure.title}]({figure.svg.as_posix()})\n\n{markdown_escape(figure.caption)} "
+            f"[PNG]({figure.png.as_posix()}), [data]({figure.csv.as_posix()})."
+        )
+    parts += ["## Cost and health", to_markdown(report.health), _notes(report.health.notes)]
+    parts += _failed(report)
+    parts += ["## What each setting changes", _changes(report)]
+    versions = ", ".join(f"`{v}` ({n} trials)" for v, n in report.code_versions.items()) or "unknown"
+    mixed = (
+        " Mixed code versions: differences may come from the code." if len(report.code_versions) > 1 else ""
+    )
+    parts += [
+        "## Again",
+        f"Code: {versions}.{mixed}",
+        f"This report, from the run files alone:\n\n    {report.command}",
+    ]
+    return "\n\n".join(p.strip("\n") for p in parts if p) + "\n"
+
+
+def _notes(notes: list[str]) -> str:
+    return "\n".join(f"- {markdown_escape(n)}" for n in notes)
+
+
+def _failed(report: Report) -> list[str]:
+    if not report.failures:
+        return []
+    lines = []
+    for failure in report.failures:
+        why = markdown_escape(failure["error"] or "no message")
+        title = markdown_escape(failure["title"])
+        lines.append(f"- {title} (`{failure['run_id']}`), {failure['state']}: {why}")
+    return ["## Trials that did not finish", "\n".join(lines)]
+
+
+def _changes(report: Report) -> str:
+    lines = []
+    for title, keys in report.changed.items():
+        told = ", ".join(f"`{k} = {v}`" for k, v in keys.items()) or "nothing"
+        lines.append(f"- {markdown_escape(title)}: {told}")
+    return "\n".join(lines)

@@ -1,0 +1,191 @@
+"""What came out, in sentences made from the numbers.
+
+Nothing is called better or worse unless the difference from the reference arm survives Holm's correction
+for all the settings that were compared with it; every claim carries its interval and its number of seeds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .collect import SweepData
+from .plot_curves import early_steps, reference_score
+from .settings import FAILED_STATES, PENDING_STATES, Setting, differences, reference_setting
+from .stats import Difference, difference, holm, mean, pooled_sd, seeds_needed
+from .tables import signed
+
+EFFECTS_POINTS = (1, 3, 5)
+
+
+def counts(data: SweepData) -> dict[str, int]:
+    """Planned, completed, failed (cancelled included), running (interrupted included) and missing trials."""
+    states = Counter(data.trials["state"])
+    failed = sum(states[s] for s in FAILED_STATES)
+    running = sum(states[s] for s in PENDING_STATES)
+    total = len(data.trials)
+    return {
+        "planned": total,
+        "completed": states["completed"],
+        "failed": failed,
+        "running": running,
+        "missing": total - states["completed"] - failed - running,
+    }
+
+
+def findings(data: SweepData, settings: list[Setting]) -> list[str]:
+    """Paragraphs for the head of the report, most important first."""
+    reference = reference_setting(settings)
+    gaps = differences(settings)
+    paragraphs = [_completeness(data), _versus(settings, reference, gaps)]
+    paragraphs += [_anchors(data, reference), _early(data, settings, reference)]
+    paragraphs.append(power_note(gaps))
+    # No-break spaces keep numbers with their units.
+    return [p.replace(" %", "\u00a0%") for p in paragraphs if p]
+
+
+def _completeness(data: SweepData) -> str:
+    n = counts(data)
+    open_trials = n["running"] + n["missing"]
+    parts = []
+    if open_trials:
+        parts.append(
+            f"This sweep is not finished: {open_trials} of {n['planned']} trials are still to come, and "
+            "the numbers will change."
+        )
+    if n["failed"]:
+        parts.append(
+            f"{n['failed']} of {n['planned']} trials failed; their settings are compared on the seeds that "
+            "finished, which need not be a fair sample."
+        )
+    return " ".join(parts)
+
+
+def _versus(settings: list[Setting], reference: Setting | None, gaps: dict[str, Difference]) -> str:
+    """The main comparison: every setting with the reference, with the number of settings tried."""
+    if reference is None:
+        return "The sweep has no reference arm, so settings are not compared with one."
+    if not reference.mean_scores():
+        return f"No seed of {reference.title} has finished, so nothing can be compared with it yet."
+    titles = {s.key: s.title for s in settings}
+    tested = {k: g.p_value for k, g in gaps.items() if g.p_value is not None}
+    if not tested:
+        return (
+            f"No setting can be told from {reference.title}: with one finished seed (or "
+            "differences without any "
+            "spread) there is no interval, and the table shows single runs, not a result."
+        )
+    seeds = _seed_words(gaps, tested)
+    compared = f"{len(tested)} setting{'s' * (len(tested) != 1)} compared"
+    adjusted = holm(tested)
+    certain = [k for k in tested if adjusted[k] < 0.05]
+    alone = [k for k in tested if tested[k] < 0.05]
+    if certain:
+        listed = "; ".join(f"{titles[k]} by {interval_words(gaps[k])}" for k in _by_size(certain, gaps))
+        text = (
+            f"Different from {reference.title} at the 5 % level, corrected for {compared} (Holm), {seeds}: "
+            f"{listed}."
+        )
+        rest = len(tested) - len(certain)
+        return text + (f" The other {rest} cannot be told from it." if rest else "")
+    largest = _by_size(list(tested), gaps)[0]
+    size = f"the largest difference is {interval_words(gaps[largest])}, of {titles[largest]}"
+    if not alone:
+        return f"No setting differs from {reference.title} at the 5 % level {seeds} ({compared}); {size}."
+    chance = 0.05 * len(tested)
+    return (
+        f"No setting differs from {reference.title} at the 5 % level {seeds} once {len(tested)} "
+        "comparisons are "
+        f"corrected for (Holm). Taken alone, {len(alone)} of {len(tested)} would pass; "
+        f"{chance:.1f} would by chance if "
+        f"no setting had an effect. {size[0].upper()}{size[1:]}, uncorrected."
+    )
+
+
+def _by_size(keys: list[str], gaps: dict[str, Difference]) -> list[str]:
+    return sorted(keys, key=lambda k: (-abs(gaps[k].mean), k))
+
+
+def interval_words(gap: Difference) -> str:
+    """`+1.2 points (95 % interval -3.0 to +5.4)`."""
+    text = f"{signed(gap.mean)} points"
+    if gap.half_width is None:
+        return text
+    return (
+        f"{text} (95 % interval {signed(gap.mean - gap.half_width)} to {signed(gap.mean + gap.half_width)})"
+    )
+
+
+def _seed_words(gaps: dict[str, Difference], keys: dict[str, float]) -> str:
+    numbers = sorted({gaps[k].n for k in keys})
+    span = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
+    return f"with {span} seeds"
+
+
+def _anchors(data: SweepData, reference: Setting | None) -> str:
+    """Where the reference arm ends between the untrained student and the teacher."""
+    student, teacher = reference_score(data, "student"), reference_score(data, "teacher")
+    if reference is None or not reference.mean_scores() or student is None or teacher is None:
+        return ""
+    score = mean(reference.mean_scores().values())
+    return (
+        f"The reference arm, {reference.title}, ends at {100 * score:.1f} % (mean over sets); the "
+        "untrained student has "
+        f"{100 * student:.1f} %, the teacher {100 * teacher:.1f} %."
+    )
+
+
+def _early(data: SweepData, settings: list[Setting], reference: Setting | None) -> str:
+    """Whether early rollouts earned more than the reference arm's, for the setting with the largest
+    difference.
+    """
+    if reference is None or "rollout/reward" not in data.curves:
+        return ""
+    steps = early_steps(settings)
+    rewards = _early_rewards(data, settings, steps)
+    gaps = {
+        s.key: difference(rewards[s.key], rewards[reference.key]) for s in settings if s.key != reference.key
+    }
+    known = {k: g for k, g in gaps.items() if g is not None and g.p_value is not None}
+    if not known:
+        return ""
+    adjusted = holm({k: g.p_value for k, g in known.items() if g.p_value is not None})
+    certain = sum(a < 0.05 for a in adjusted.values())
+    largest = _by_size(list(known), known)[0]
+    title = next(s.title for s in settings if s.key == largest)
+    return (
+        f"Early rollouts (share correct over the first {steps} steps, "
+        f"{_seed_words(known, dict.fromkeys(known, 0.0))}): "
+        f"{certain} of {len(known)} settings differ from {reference.title} after correction; the "
+        "largest difference is "
+        f"{interval_words(known[largest])}, of {title}."
+    )
+
+
+def _early_rewards(data: SweepData, settings: list[Setting], steps: int) -> dict[str, dict[int, float]]:
+    """Setting -> seed -> mean rollout reward of the first steps, for runs that have made them all."""
+    early = data.curves[data.curves["step"] < steps].dropna(subset=["rollout/reward"])
+    by_run = {str(k): v for k, v in early.groupby("run_id")["rollout/reward"] if len(v) >= steps}
+    return {
+        s.key: {seed: mean(map(float, by_run[r])) for seed, r in s.run_ids.items() if r in by_run} for s in settings
+    }
+
+
+def power_note(gaps: dict[str, Difference]) -> str:
+    """How many seeds differences of a few points would need, at the spread that this sweep showed."""
+    spread = pooled_sd(gaps.values())
+    if not spread:
+        return ""
+    needs = [seeds_needed(100 * spread, effect) for effect in EFFECTS_POINTS]
+    words = ["more than 1000" if n is None else str(n) for n in needs]
+    effects = [str(e) for e in EFFECTS_POINTS]
+    return (
+        "Power: the difference between two settings on the same seed spreads by "
+        f"{100 * spread:.1f} points (standard "
+        f"deviation). To find a true difference of {_listed(effects)} points four times out of "
+        "five (paired t test, "
+        f"5 % level, one comparison) takes {_listed(words)} seeds."
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + " and " + words[-1]

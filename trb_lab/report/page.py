@@ -1,0 +1,52 @@
+"""report.html: one file that needs no network.
+
+The template is in templates/page.html; all text is escaped there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .plot_style import theme_variables, themed_svg
+from .render import to_html
+
+if TYPE_CHECKING:
+    from .build import Report
+
+STATES = {
+    "planned": "planned",
+    "completed": "completed",
+    "failed": "failed",
+    "running": "running or interrupted",
+    "missing": "not started",
+}
+
+
+def page(report: Report) -> str:
+    """The HTML text."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("trb_lab.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    variables = theme_variables()
+    return environment.get_template("page.html").render(
+        report=report,
+        data=report.data,
+        counts=[
+            (STATES[k], n) for k, n in report.counts.items() if n or k in ("planned", "completed", "failed")
+        ],
+        # Both come from our own code and are escaped (text in figures is drawn as paths).
+        tables=[
+            (report.scores, Markup(to_html(report.scores, "scores"))),
+            (report.health, Markup(to_html(report.health, "health"))),
+        ],
+        figures=[(f, Markup(themed_svg(f))) for f in report.figures],
+        light="".join(f"{name}:{light};" for name, (light, _) in variables.items()),
+        dark="".join(f"{name}:{dark};" for name, (_, dark) in variables.items()),
+    )
