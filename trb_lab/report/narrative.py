@@ -166,7 +166,8 @@ def _early_rewards(data: SweepData, settings: list[Setting], steps: int) -> dict
     early = data.curves[data.curves["step"] < steps].dropna(subset=["rollout/reward"])
     by_run = {str(k): v for k, v in early.groupby("run_id")["rollout/reward"] if len(v) >= steps}
     return {
-        s.key: {seed: mean(map(float, by_run[r])) for seed, r in s.run_ids.items() if r in by_run} for s in settings
+        s.key: {seed: mean(map(float, by_run[r])) for seed, r in s.run_ids.items() if r in by_run}
+        for s in settings
     }
 
 

@@ -24,11 +24,13 @@ SCORE = f"eval/{MEAN}/pass_at_1"
 REFERENCE_DASH = (0, (4, 2))
 
 
-def drawn_settings(settings: list[Setting]) -> list[Setting]:
+def drawn_settings(data: SweepData, settings: list[Setting]) -> list[Setting]:
     """A readable few: the best of each arm by final score, then second bests, in the order of the plan.
 
-    The reference arm comes first. Before anything has finished, each arm's first settings.
+    The reference arm comes first. Before anything has finished, each arm's first settings that have begun.
     """
+    begun = set(data.curves["run_id"])
+    settings = [s for s in settings if begun & set(s.run_ids.values())]
     by_arm: dict[str, list[Setting]] = {}
     for setting in sorted(settings, key=lambda s: not s.is_reference):
         by_arm.setdefault(setting.arm, []).append(setting)
@@ -131,7 +133,7 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
     """
     from matplotlib import pyplot
 
-    chosen = drawn_settings(settings)
+    chosen = drawn_settings(data, settings)
     lines = line_styles(chosen)
     scores = {s.key: _with_start(data, seed_bands(data, s, SCORE)) for s in chosen}
     scores = {k: f for k, f in scores.items() if not f.empty}
@@ -180,9 +182,9 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
 def _learning_caption(reference: Setting | None) -> str:
     gap = f", and below it the difference from {reference.title} on the same seeds" if reference else ""
     return (
-        f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: warmup, up to the "
-        f"longest horizon drawn. At most {MAX_LINES} settings are drawn: of each arm those with the best final "
-        "score, a choice that favours arms with more settings."
+        f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: "
+        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: of each arm those "
+        "with the best final score, a choice that favours arms with more settings."
     )
 
 
@@ -237,8 +239,8 @@ def reference_score(data: SweepData, role: str) -> float | None:
 
 
 def early_steps(settings: list[Setting]) -> int:
-    """How many first steps count as early: the longest horizon, at least 10."""
-    return max([10, *(s.horizon_steps for s in settings)])
+    """How many first steps count as early: the longest horizon, at least 10 and at most 50."""
+    return min(50, max([10, *(s.horizon_steps for s in settings)]))
 
 
 def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
@@ -246,16 +248,16 @@ def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureF
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
-    chosen = drawn_settings(settings)
+    chosen = drawn_settings(data, settings)
     styles = line_styles(chosen)
-    last = early_steps(chosen)
     panels = [
         ("rollout/reward", "correct rollouts (%)", 100),
         ("rollout/length_mean", "mean response tokens", 1),
     ]
     panels = [p for p in panels if p[0] in data.curves and data.curves[p[0]].notna().any()]
-    if not panels:
+    if not panels or not chosen:
         return None
+    last = min(early_steps(chosen), int(data.curves["step"].max()) + 1)
     figure, grid = pyplot.subplots(
         len(panels), 1, figsize=(WIDTH_INCHES, 1.2 + 2.3 * len(panels)), sharex=True, squeeze=False
     )
@@ -268,7 +270,7 @@ def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureF
                 _draw(axes, frame, frame["step"], scale, setting.title, styles[setting.key])
                 tables.append(frame.assign(setting=setting.key, metric=column))
         axes.set_ylabel(title)
-        axes.set_xlim(0, last - 1)
+        axes.set_xlim(0, max(1, last - 1))
     grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[-1, 0].set_xlabel("training step (0-based)")
     below(grid[-1, 0], anchor=-0.26)
