@@ -21,15 +21,19 @@ def tiny_tokenizer(size: int, eos_id: int) -> PreTrainedTokenizerFast:
     words = {f"w{i}": i for i in range(size)}
     tokenizer = Tokenizer(WordLevel(words, unk_token=f"w{size - 1}"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=f"w{eos_id}", unk_token=f"w{size - 1}")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=f"w{eos_id}", unk_token=f"w{size - 1}"
+    )
 
 
-def tiny_model(name: str, seed: int, vocabulary: int, padding: int, eos_id: int, sharpness: float) -> LanguageModel:
+def tiny_model(
+    name: str, seed: int, vocabulary: int, padding: int, eos_id: int, sharpness: float
+) -> LanguageModel:
     """Random weights whose logits are scaled so that distributions are far from uniform."""
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=vocabulary + padding, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, tie_word_embeddings=False, eos_token_id=eos_id,
+        vocab_size=vocabulary + padding, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=8, tie_word_embeddings=False, eos_token_id=eos_id,
     )  # fmt: skip
     network = Qwen3ForCausalLM(config).eval()
     with torch.no_grad():
@@ -46,13 +50,17 @@ def tiny_pair(vocabulary: int = 6, sharpness: float = 1.5, seed: int = 0) -> Pai
     student = tiny_model("tiny-student", seed, vocabulary, 2, STUDENT_EOS, sharpness)
     teacher = tiny_model("tiny-teacher", seed + 1, vocabulary, 5, TEACHER_EOS, sharpness)
     teacher.requires_grad_(False)
-    shared = share_vocabulary(student.tokenizer, teacher.tokenizer, student.own_stop_ids, teacher.own_stop_ids)
+    shared = share_vocabulary(
+        student.tokenizer, teacher.tokenizer, student.own_stop_ids, teacher.own_stop_ids
+    )
     student.bind(shared)
     teacher.bind(shared)
     return Pair(student, teacher, shared)
 
 
-def reference_log_probs(model: LanguageModel, ids: list[int], stop_ids: tuple[int, ...], size: int) -> torch.Tensor:
+def reference_log_probs(
+    model: LanguageModel, ids: list[int], stop_ids: tuple[int, ...], size: int
+) -> torch.Tensor:
     """Next-token log-probs [V] in float64 by the definition: full forward pass, stop mass on the student's id."""
     network = copy.deepcopy(model.network).double()
     with torch.no_grad():

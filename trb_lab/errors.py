@@ -27,7 +27,9 @@ class MissingExtra(LabError):
 
     def __init__(self, what: str, extra: str, package: str | None = None) -> None:
         install = f"pip install 'trb-lab[{extra}]'" if package is None else f"pip install {package}"
-        super().__init__(f"{what} needs an optional package that is not installed. Install it with: {install}")
+        super().__init__(
+            f"{what} needs an optional package that is not installed. Install it with: {install}"
+        )
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str | None:

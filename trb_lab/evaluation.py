@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.evaluate.suite import Suite, mean_score
 from trb_lab.models.load import load_pair, pick_device, pick_dtype
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec import ExperimentSpec
@@ -20,8 +21,6 @@ from trb_lab.store.status import attempt_count
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
 from trb_lab.worker import attempt_at
-
-from trb_lab.evaluate.suite import Suite, mean_score
 
 DEFAULT_SETS = ("arith/easy", "arith/medium", "arith/hard")
 
@@ -116,7 +115,9 @@ def evaluate_target(
         seed: a run's own training seed gives the draws of its final evaluation.
     """
     run_dir = _find_run(target, store)
-    changes = {k: v for k, v in {"samples": samples, "max_new_tokens": max_new_tokens}.items() if v is not None}
+    changes = {
+        k: v for k, v in {"samples": samples, "max_new_tokens": max_new_tokens}.items() if v is not None
+    }
     if run_dir is None:
         chosen = parse_sets(sets or DEFAULT_SETS)
         model = _model_or_error(target, store)
@@ -132,7 +133,9 @@ def evaluate_target(
         raise UsageError(f"{run_dir.path} has no checkpoint yet: let it run to its first one.")
     chosen = parse_sets(sets) if sets else spec.eval.sets
     if not chosen:
-        raise UsageError(f"{run_dir.run_id} names no evaluation sets: give --sets, for example --sets arith/hard.")
+        raise UsageError(
+            f"{run_dir.run_id} names no evaluation sets: give --sets, for example --sets arith/hard."
+        )
     final = evaluate_model(
         spec.student, spec.teacher, chosen, evaluation=spec.eval.model_copy(update=changes), prompt=spec.prompt,
         rollout=spec.rollout, resources=spec.resources, dtype=spec.dtype, seed=seed,
@@ -164,7 +167,9 @@ def _find_run(target: str, store: Store) -> RunDir | None:
         run for run in store.trials() if run.run_id.startswith(target)
     ]
     if len(matches) > 1:
-        raise UsageError(f"'{target}' fits {len(matches)} runs: {', '.join(m.run_id for m in matches[:5])} ...")
+        raise UsageError(
+            f"'{target}' fits {len(matches)} runs: {', '.join(m.run_id for m in matches[:5])} ..."
+        )
     return matches[0] if matches else None
 
 

@@ -72,10 +72,14 @@ def _load(spec: ExperimentSpec) -> Pair:
 
 def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
     resources = spec.resources
-    return TorchEngine(pair, resources.rollout_rows, resources.micro_batch_tokens, resources.loss_chunk_tokens)
+    return TorchEngine(
+        pair, resources.rollout_rows, resources.micro_batch_tokens, resources.loss_chunk_tokens
+    )
 
 
-def _suite(spec: ExperimentSpec, sets: list[EvalSet], model: LanguageModel, engine: TorchEngine, grader: Grader) -> Suite:
+def _suite(
+    spec: ExperimentSpec, sets: list[EvalSet], model: LanguageModel, engine: TorchEngine, grader: Grader
+) -> Suite:
     return Suite(
         sets,
         spec.eval,
@@ -100,7 +104,9 @@ def _final_sets(run_dir: RunDir, suite: Suite) -> dict[str, dict[str, Any]]:
     return sets
 
 
-def _write_result(run_dir: RunDir, spec: ExperimentSpec, suite: Suite, trainer: Trainer, started: float) -> dict[str, Any]:
+def _write_result(
+    run_dir: RunDir, spec: ExperimentSpec, suite: Suite, trainer: Trainer, started: float
+) -> dict[str, Any]:
     sets = _final_sets(run_dir, suite)
     result = {
         "run_id": read_json(run_dir.config)["run_id"],
@@ -131,7 +137,9 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
     with locks.hold(run_dir.lock, f"run {run_dir.run_id}"):
         saved = checkpoint.newest(run_dir)
         if saved is None:
-            raise LabError(f"{run_dir.path} has no checkpoint left to evaluate {[s.name for s in missing]} from.")
+            raise LabError(
+                f"{run_dir.path} has no checkpoint left to evaluate {[s.name for s in missing]} from."
+            )
         device = pick_device(spec.resources.device)
         dtype = pick_dtype(spec.dtype, device)
         pair = load_pair(spec.student, spec.teacher, device, dtype, checkpoint.load_student(saved))

@@ -31,5 +31,7 @@ def uniforms(seed: int, stream: str, step: int, rows: Iterable[int], width: int)
     positions are the same whatever the width.
     """
     key = derive(seed, stream, step)
-    draws = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row])).random(width) for row in rows]
+    draws = [
+        np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, row])).random(width) for row in rows
+    ]
     return np.stack(draws) if draws else np.zeros((0, width))

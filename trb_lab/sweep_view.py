@@ -6,6 +6,7 @@ import heapq
 import json
 import statistics
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ _MARKS = {
     "interrupted": "yellow",
     "cancelled": "yellow",
 }
+
+DIFFERENCE_CHARS = 90
+"""Longest list of differences in the text of a plan; --json has them whole."""
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -84,8 +88,8 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def plan_text(plan: Plan) -> str:
     """What `--dry-run` prints: every row, what differs from the base, what would be done."""
     rows = [
-        [r.run_id, r.draft.arm, r.draft.setting or "-", str(r.draft.seed), shown_overrides(r.draft.overrides),
-         str(r.action)]
+        [r.run_id, r.draft.arm, r.draft.setting or "-", str(r.draft.seed),
+         textwrap.shorten(shown_overrides(r.draft.overrides), DIFFERENCE_CHARS, placeholder=" ..."), str(r.action)]
         for r in plan.rows
     ]  # fmt: skip
     rows += [

@@ -87,7 +87,9 @@ def attempt_at(run_dir: RunDir) -> Iterator[tuple[int, StopFlag]]:
                     run_dir,
                     number,
                     TrialState.FAILED,
-                    error=f"{type(error).__name__}: {error}" if not isinstance(error, LabError) else str(error),
+                    error=f"{type(error).__name__}: {error}"
+                    if not isinstance(error, LabError)
+                    else str(error),
                     error_class=error_class(error),
                     traceback=traceback.format_exc(),
                 )

@@ -1,5 +1,6 @@
 """Each arm's behaviour policy and its schedule."""
 
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,9 @@ def log_probs():
 
 
 def test_every_warmup_kind_has_a_behavior():
-    kinds = {cls.model_fields["kind"].default for cls in (OpdWarmup, TrbWarmup, MixtureWarmup, TeacherForcedWarmup)}
+    kinds = {
+        cls.model_fields["kind"].default for cls in (OpdWarmup, TrbWarmup, MixtureWarmup, TeacherForcedWarmup)
+    }
     assert set(BEHAVIORS) == kinds
 
 
@@ -80,7 +83,7 @@ def test_every_anneal_starts_at_its_initial_value_and_ends_at_zero(kind):
     warmup = TrbWarmup(kl_budget=0.1, anneal=kind, steps=8)
     values = [warmup.kl_budget_at(k) for k in range(10)]
     assert values[0] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(values))
     assert all(v > 0 for v in values[:8])
     assert values[8:] == [0.0, 0.0]
 
@@ -91,7 +94,11 @@ def test_anneal_shapes_in_closed_form():
         return [annealed(1.0, warmup.anneal, 4, k) for k in range(5)]
 
     assert values("linear") == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert values("cosine") == pytest.approx([1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0.5 - 0.5 * math.cos(math.pi / 4), 0])
-    assert values({"kind": "exponential", "final_fraction": 0.0001}) == pytest.approx([1, 0.1, 0.01, 0.001, 0])
+    assert values("cosine") == pytest.approx(
+        [1, 0.5 + 0.5 * math.cos(math.pi / 4), 0.5, 0.5 - 0.5 * math.cos(math.pi / 4), 0]
+    )
+    assert values({"kind": "exponential", "final_fraction": 0.0001}) == pytest.approx(
+        [1, 0.1, 0.01, 0.001, 0]
+    )
     assert values({"kind": "step", "stages": 2}) == pytest.approx([1, 1, 0.5, 0.5, 0])
     assert values("constant") == [1, 1, 1, 1, 0]

@@ -29,7 +29,9 @@ def test_sample_at_the_ends_of_the_unit_interval():
 
 def test_total_variation_kl_entropy_against_numpy():
     generator = torch.Generator().manual_seed(0)
-    log_a, log_b = (torch.log_softmax(torch.randn(4, 9, generator=generator, dtype=torch.float64), -1) for _ in range(2))
+    log_a, log_b = (
+        torch.log_softmax(torch.randn(4, 9, generator=generator, dtype=torch.float64), -1) for _ in range(2)
+    )
     a, b = log_a.exp().numpy(), log_b.exp().numpy()
     np.testing.assert_allclose(total_variation(log_a, log_b), 0.5 * abs(a - b).sum(-1))
     np.testing.assert_allclose(kl_divergence(log_a, log_b), (a * np.log(a / b)).sum(-1))

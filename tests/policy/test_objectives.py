@@ -11,7 +11,9 @@ V, K = 12, 5
 @pytest.fixture
 def logits():
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(7, V, generator=generator, dtype=torch.float64), torch.randn(7, V, generator=generator, dtype=torch.float64)
+    return torch.randn(7, V, generator=generator, dtype=torch.float64), torch.randn(
+        7, V, generator=generator, dtype=torch.float64
+    )
 
 
 def gradient(form, p_logits, q_logits, support):
@@ -44,7 +46,8 @@ def test_renormalised(logits):
     ratio = (w / v).log()
     expected = w * (ratio - (w * ratio).sum(-1, keepdim=True))
     torch.testing.assert_close(
-        gradient(objectives.renormalised, *logits, support), coefficients_to_logit_gradient(scattered(expected, support), p)
+        gradient(objectives.renormalised, *logits, support),
+        coefficients_to_logit_gradient(scattered(expected, support), p),
     )
 
 
@@ -53,7 +56,8 @@ def test_advantage(logits):
     w = p_top / p_top.sum(-1, keepdim=True)
     expected = w * (p_top / q_top).log()
     torch.testing.assert_close(
-        gradient(objectives.advantage, *logits, support), coefficients_to_logit_gradient(scattered(expected, support), p)
+        gradient(objectives.advantage, *logits, support),
+        coefficients_to_logit_gradient(scattered(expected, support), p),
     )
 
 
@@ -61,7 +65,8 @@ def test_truncated(logits):
     p, _, support, p_top, q_top = parts(logits)
     expected = p_top * ((p_top / q_top).log() + 1)
     torch.testing.assert_close(
-        gradient(objectives.truncated, *logits, support), coefficients_to_logit_gradient(scattered(expected, support), p)
+        gradient(objectives.truncated, *logits, support),
+        coefficients_to_logit_gradient(scattered(expected, support), p),
     )
 
 

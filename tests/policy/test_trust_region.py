@@ -115,7 +115,7 @@ def test_huge_budget_gives_the_teacher():
 
 
 def test_one_hot_rows():
-    """p one-hot: the common support is one token and mu = p whatever q says. q one-hot: KL(mu||p) jumps to -log p(a)."""
+    """p one-hot: one common token, mu = p whatever q says. q one-hot: KL(mu||p) jumps to -log p(a)."""
     neg = -math.inf
     one_hot = torch.tensor([[0.0, neg, neg]])
     spread = torch.log(torch.tensor([[0.2, 0.5, 0.3]]))

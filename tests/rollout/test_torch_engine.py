@@ -37,7 +37,9 @@ def pair():
 
 
 def request(rows, depth, stream="rollout"):
-    return RolloutRequest([STUDENT_PROMPT] * rows, [TEACHER_PROMPT] * rows, uniforms(5, stream, 0, range(rows), depth))
+    return RolloutRequest(
+        [STUDENT_PROMPT] * rows, [TEACHER_PROMPT] * rows, uniforms(5, stream, 0, range(rows), depth)
+    )
 
 
 def reference_mu(warmup, log_p, log_q, teacher_row):
@@ -79,7 +81,10 @@ def enumerate_responses(pair, warmup, teacher_row):
 
 
 def responses_of(rollouts):
-    return [tuple(row[:n]) for row, n in zip(rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)]
+    return [
+        tuple(row[:n])
+        for row, n in zip(rollouts.tokens_BT.tolist(), rollouts.lengths_B.tolist(), strict=True)
+    ]
 
 
 def fit(responses, cells):
@@ -149,7 +154,9 @@ def test_records_equal_a_fresh_forward_pass(pair, arm):
             close = {"abs": 1e-4}
             assert float(rollouts.student_logprob_BT[row, t]) == pytest.approx(float(log_p[token]), **close)
             assert float(rollouts.teacher_logprob_BT[row, t]) == pytest.approx(float(log_q[token]), **close)
-            assert float(rollouts.behavior_logprob_BT[row, t]) == pytest.approx(float(mu[token].log()), **close)
+            assert float(rollouts.behavior_logprob_BT[row, t]) == pytest.approx(
+                float(mu[token].log()), **close
+            )
             q = log_q.exp()
             entropy = float(-(q[q > 0] * log_q[q > 0]).sum())
             assert float(rollouts.teacher_entropy_BT[row, t]) == pytest.approx(entropy, **close)
@@ -182,7 +189,9 @@ def test_a_row_does_not_depend_on_its_batch(pair, arm):
         together.student_logprob_BT[:, :width], grouped.student_logprob_BT[:, :width], rtol=0, atol=1e-5
     )
     for row in (0, 7, 23):
-        one = RolloutRequest([asked.student_prompts[row]], [asked.teacher_prompts[row]], asked.uniforms_BT[row : row + 1])
+        one = RolloutRequest(
+            [asked.student_prompts[row]], [asked.teacher_prompts[row]], asked.uniforms_BT[row : row + 1]
+        )
         alone = replace(behavior, teacher_rows=behavior.teacher_rows[row : row + 1])
         assert responses_of(TorchEngine(pair).rollout(one, alone, Keep())) == [responses_of(together)[row]]
 
@@ -195,13 +204,17 @@ def test_the_teacher_is_not_run_where_it_is_not_needed(pair):
     without.teacher = type("Forbidden", (), {"hidden": forbidden, "logits": forbidden})()
     asked = replace(unequal_request(), teacher_prompts=None)
     for step in (0, 4):
-        behavior = behavior_at(OpdWarmup() if step == 0 else TrbWarmup(kl_budget=0.1, steps=4), step, 24, seed=1)
+        behavior = behavior_at(
+            OpdWarmup() if step == 0 else TrbWarmup(kl_budget=0.1, steps=4), step, 24, seed=1
+        )
         rollouts = TorchEngine(without).rollout(asked, behavior, Keep(top_k=2))
         assert rollouts.teacher_logprob_BT is None
 
 
 def test_the_student_emits_its_own_stop_id_and_never_the_teachers(pair):
-    rollouts = TorchEngine(pair).rollout(request(500, 8), behavior_at(ARMS["teacher_forced"], 0, 500, 0), Keep())
+    rollouts = TorchEngine(pair).rollout(
+        request(500, 8), behavior_at(ARMS["teacher_forced"], 0, 500, 0), Keep()
+    )
     tokens = rollouts.tokens_BT[rollouts.mask_BT]
     assert not (tokens == TEACHER_EOS).any()
     assert (tokens == STUDENT_EOS).any()

@@ -17,10 +17,18 @@ def small_spec(**changes: Any) -> ExperimentSpec:
         "dataset": {"kind": "arith", "num_examples": 200},
         "warmup": {"kind": "trb", "kl_budget": 0.1, "steps": 4},
         "optim": {"lr": 1e-3, "lr_warmup_steps": 2},
-        "rollout": {"prompts_per_step": 8, "samples_per_prompt": 1, "max_prompt_tokens": 64, "max_new_tokens": 48},
+        "rollout": {
+            "prompts_per_step": 8,
+            "samples_per_prompt": 1,
+            "max_prompt_tokens": 64,
+            "max_new_tokens": 48,
+        },
         "eval": {
             "sets": [
-                {"name": "easy", "dataset": {"kind": "arith", "split": "test", "level": "easy", "num_examples": 12}}
+                {
+                    "name": "easy",
+                    "dataset": {"kind": "arith", "split": "test", "level": "easy", "num_examples": 12},
+                }
             ],
             "samples": 1,
             "every": 3,

@@ -12,7 +12,12 @@ from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec.experiment import FullLoss, TopKLoss
 from trb_lab.train.objective import backward_reverse_kl, what_to_keep
 
-LOSSES = [TopKLoss(top_k=3), TopKLoss(kind="advantage", top_k=3), TopKLoss(kind="truncated", top_k=3), FullLoss()]
+LOSSES = [
+    TopKLoss(top_k=3),
+    TopKLoss(kind="advantage", top_k=3),
+    TopKLoss(kind="truncated", top_k=3),
+    FullLoss(),
+]
 
 
 def rollouts_of(pair, arm, loss):
@@ -29,7 +34,10 @@ def whole_loss(pair, rollouts, loss):
     for row, length in enumerate(rollouts.lengths_B.tolist()):
         response = rollouts.tokens_BT[row, :length].tolist()
         log_probs = []
-        for model, prompt in ((pair.student, rollouts.student_prompts[row]), (pair.teacher, rollouts.teacher_prompts[row])):
+        for model, prompt in (
+            (pair.student, rollouts.student_prompts[row]),
+            (pair.teacher, rollouts.teacher_prompts[row]),
+        ):
             ids = torch.tensor([prompt + response[:-1]])
             logits = model.network(input_ids=ids).logits[0, len(prompt) - 1 :]
             log_probs.append(canonical_log_probs(logits, model.stops))
@@ -38,7 +46,12 @@ def whole_loss(pair, rollouts, loss):
             total = total + objectives.full(log_p, log_q).sum()
         else:
             support = rollouts.support_BTK[row, :length]
-            total = total + objectives.TOP_K_LOSSES[loss.kind](log_p.gather(-1, support), log_q.gather(-1, support)).sum()
+            total = (
+                total
+                + objectives.TOP_K_LOSSES[loss.kind](
+                    log_p.gather(-1, support), log_q.gather(-1, support)
+                ).sum()
+            )
     return total / rollouts.num_tokens
 
 
@@ -60,14 +73,21 @@ def test_gradient_equals_the_whole_loss(arm, loss):
     for budget, chunk in ((10_000, 10_000), (40, 7), (1, 1)):
         calls = []
         stats = backward_reverse_kl(
-            pair, rollouts, loss, token_budget=budget, chunk_tokens=chunk, after_backward=lambda calls=calls: calls.append(1)
+            pair,
+            rollouts,
+            loss,
+            token_budget=budget,
+            chunk_tokens=chunk,
+            after_backward=lambda calls=calls: calls.append(1),
         )
         assert stats.loss == pytest.approx(float(expected), abs=1e-5)
         assert len(calls) == (1 if budget == 10_000 else 24 if budget == 1 else len(calls))
         found = gradients_of(pair.student.network)
         assert found.keys() == reference.keys()
         for name, value in reference.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+            )
 
 
 def test_activation_checkpointing_gives_the_same_gradient():
@@ -88,8 +108,15 @@ def test_the_reported_kl_is_that_of_the_support():
     pair = tiny_pair(V)
     rollouts = rollouts_of(pair, "opd", TopKLoss(top_k=V - 1))
     stats = backward_reverse_kl(
-        pair, rollouts, TopKLoss(kind="advantage", top_k=V - 1), token_budget=100, chunk_tokens=8, after_backward=lambda: None
+        pair,
+        rollouts,
+        TopKLoss(kind="advantage", top_k=V - 1),
+        token_budget=100,
+        chunk_tokens=8,
+        after_backward=lambda: None,
     )
     full = rollouts_of(pair, "opd", FullLoss())
-    expected = backward_reverse_kl(pair, full, FullLoss(), token_budget=100, chunk_tokens=8, after_backward=lambda: None)
+    expected = backward_reverse_kl(
+        pair, full, FullLoss(), token_budget=100, chunk_tokens=8, after_backward=lambda: None
+    )
     assert stats.reverse_kl == pytest.approx(expected.reverse_kl, rel=1e-4)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trb_lab.errors import LabError
+
 from .common import JsonOption, store_of
+
+if TYPE_CHECKING:
+    from trb_lab.launch.base import Job
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +35,10 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="ARM", help="Only this arm (repeatable); the plan stays whole."),
     ] = None,
+    inline: Annotated[
+        bool,
+        typer.Option("--inline", help="Run the trials in this process, one after another (for a debugger)."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a sweep, and report. Safe to run again at any time.
@@ -39,6 +48,7 @@ def sweep(
 
     Example: trb-lab sweep sweeps/kl_budget.yaml --dry-run
     """
+    from trb_lab.launch.local import InlineLauncher, ProcessLauncher
     from trb_lab.sweep import run_sweep
 
     code = run_sweep(
@@ -49,9 +59,27 @@ def sweep(
         dry_run=dry_run,
         as_json=as_json,
         only=only or None,
+        launcher=(lambda slots: InlineLauncher(_run_here)) if inline else ProcessLauncher,
     )
     # Not a plain return: the driver tells of Ctrl-C itself, and its 130 is no KeyboardInterrupt of ours.
     raise SystemExit(code)
+
+
+def _run_here(job: Job) -> int:
+    """A worker's work in this process; a failure is in the run directory, as it would be of a worker."""
+    try:
+        if job.verb == "eval":
+            from trb_lab.evaluation import evaluate_reference
+
+            evaluate_reference(job.run_dir)
+        else:
+            from trb_lab.experiment import run_experiment
+
+            run_experiment(job.run_dir)
+    except LabError as error:
+        typer.echo(error, err=True)
+        return error.exit_code
+    return 0
 
 
 def report(
@@ -82,5 +110,6 @@ def report(
     if as_json:
         print_json(paths)
         return
-    for path in paths.values() if isinstance(paths, dict) else paths:
+    typer.echo(paths["table"].read_text())
+    for path in paths.values():
         typer.echo(path)

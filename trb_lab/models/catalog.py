@@ -56,7 +56,9 @@ def locate(spec: ModelSpec) -> Path | None:
     if (folder / "config.json").exists():
         return folder.absolute()
     if folder.is_dir():
-        raise UsageError(f"model folder '{spec.name}' has no config.json: give a folder in transformers format.")
+        raise UsageError(
+            f"model folder '{spec.name}' has no config.json: give a folder in transformers format."
+        )
     if _looks_like_hub_id(spec.name):
         return _cached_hub_folder(spec)
     raise UsageError(
@@ -80,13 +82,17 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
 def fetch(name: str, revision: str | None = None) -> Path:
     """Download a hub model into the local cache and return its folder."""
     if not _looks_like_hub_id(name):
-        raise UsageError(f"'{name}' is not a hub id (owner/name); bundled models and folders need no fetching.")
+        raise UsageError(
+            f"'{name}' is not a hub id (owner/name); bundled models and folders need no fetching."
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(
             snapshot_download(
-                name, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+                name,
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
             )
         )
     except Exception as error:  # the hub raises many kinds; all mean that it did not come

@@ -12,6 +12,7 @@ from trb_lab.store.run_dir import RunDir, read_json
 from .catalog import resolve
 from .load import load_tokenizer, load_weights
 
+
 def export_run(run_dir: RunDir, out_dir: Path) -> Path:
     """Export the student of the newest checkpoint: config, weights, tokenizer; loads with `from_pretrained`.
 

@@ -6,6 +6,7 @@ model's own logits.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,12 +53,16 @@ class LanguageModel(nn.Module):
         width = self.network.get_output_embeddings().weight.shape[0]
         if width < vocabulary.size:
             raise LabError(f"model '{self.spec.name}' has {width} logits for {vocabulary.size} shared tokens")
-        index = {"dtype": torch.int64, "device": self.device}
+
+        def index(ids: Iterable[int]) -> Tensor:
+            return torch.tensor(list(ids), dtype=torch.int64, device=self.device)
+
+        own = min(width, len(self.tokenizer))
         self.stops = StopMap(
             vocabulary.size,
             vocabulary.stop_id,
-            torch.tensor([i for i in vocabulary.stop_ids if i < min(width, len(self.tokenizer))], **index),
-            torch.tensor(vocabulary.masked_ids, **index),
+            index(i for i in vocabulary.stop_ids if i < own),
+            index(vocabulary.masked_ids),
         )
 
     @torch.no_grad()
@@ -76,7 +81,9 @@ class LanguageModel(nn.Module):
 def pick_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """`auto` takes the GPU where there is one."""
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("resources.device is 'cuda' and no GPU is visible: use 'auto' or 'cpu', or fix the driver.")
+        raise UsageError(
+            "resources.device is 'cuda' and no GPU is visible: use 'auto' or 'cpu', or fix the driver."
+        )
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda")
@@ -96,7 +103,9 @@ def load_tokenizer(resolved: ResolvedModel) -> Any:
     return AutoTokenizer.from_pretrained(resolved.path, local_files_only=True, trust_remote_code=False)
 
 
-def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype, weights: dict[str, Tensor] | None = None) -> LanguageModel:
+def load_model(
+    spec: ModelSpec, device: torch.device, dtype: torch.dtype, weights: dict[str, Tensor] | None = None
+) -> LanguageModel:
     """Model in evaluation mode. `weights` (a state dict, tied tensors once) replace the folder's."""
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -105,14 +114,19 @@ def load_model(spec: ModelSpec, device: torch.device, dtype: torch.dtype, weight
     resolved = resolve(spec)
     config = AutoConfig.from_pretrained(resolved.path, local_files_only=True, trust_remote_code=False)
     network = AutoModelForCausalLM.from_pretrained(
-        resolved.path, config=config, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        resolved.path,
+        config=config,
+        dtype=dtype,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
     )
     if weights is not None:
         load_weights(network, weights)
     switch_off_dropout(network)
     tokenizer = load_tokenizer(resolved)
     stops = stop_ids_of(tokenizer, network.generation_config, network.config)
-    model = LanguageModel(network.to(device).eval(), tokenizer, spec, stops)
+    model = LanguageModel(network, tokenizer, spec, stops).to(device).eval()
     model.check_head()
     return model
 
@@ -123,16 +137,20 @@ def switch_off_dropout(network: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010 - not a name that torch knows of
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy a saved state dict in; names that tie to saved ones may be missing, nothing else may."""
     report = network.load_state_dict(weights, strict=False)
-    tied = set(getattr(network, "all_tied_weights_keys", None) or getattr(network, "_tied_weights_keys", None) or ())
+    tied = set(
+        getattr(network, "all_tied_weights_keys", None) or getattr(network, "_tied_weights_keys", None) or ()
+    )
     missing = [name for name in report.missing_keys if name not in tied]
     if missing or report.unexpected_keys:
-        raise LabError(f"weights do not fit the model: missing {missing[:3]}, unexpected {report.unexpected_keys[:3]}")
+        raise LabError(
+            f"weights do not fit the model: missing {missing[:3]}, unexpected {report.unexpected_keys[:3]}"
+        )
 
 
 def saved_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -161,14 +179,21 @@ class Pair:
 
 
 def load_pair(
-    student: ModelSpec, teacher: ModelSpec, device: torch.device, dtype: torch.dtype, student_weights: dict[str, Tensor] | None = None
+    student: ModelSpec,
+    teacher: ModelSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    student_weights: dict[str, Tensor] | None = None,
 ) -> Pair:
     """Both models on one device, with the shared vocabulary of their tokenizers."""
     student_model = load_model(student, device, dtype, student_weights)
     teacher_model = load_model(teacher, device, dtype)
     teacher_model.requires_grad_(False)
     vocabulary = share_vocabulary(
-        student_model.tokenizer, teacher_model.tokenizer, student_model.own_stop_ids, teacher_model.own_stop_ids
+        student_model.tokenizer,
+        teacher_model.tokenizer,
+        student_model.own_stop_ids,
+        teacher_model.own_stop_ids,
     )
     student_model.bind(vocabulary)
     teacher_model.bind(vocabulary)

@@ -33,17 +33,26 @@ class SharedVocabulary:
 def stop_ids_of(tokenizer: Any, generation_config: Any, config: Any) -> tuple[int, ...]:
     """A model's end-of-sequence ids, the primary one first (the tokenizer's, else the generation config's)."""
     found: list[int] = []
-    for source in (tokenizer.eos_token_id, getattr(generation_config, "eos_token_id", None), getattr(config, "eos_token_id", None)):
+    for source in (
+        tokenizer.eos_token_id,
+        getattr(generation_config, "eos_token_id", None),
+        getattr(config, "eos_token_id", None),
+    ):
         for value in source if isinstance(source, list | tuple) else [source]:
             if value is not None and int(value) not in found:
                 found.append(int(value))
     if not found:
-        raise UsageError("the model names no end-of-sequence id (tokenizer, generation_config.json, config.json)")
+        raise UsageError(
+            "the model names no end-of-sequence id (tokenizer, generation_config.json, config.json)"
+        )
     return tuple(found)
 
 
 def share_vocabulary(
-    student_tokenizer: Any, teacher_tokenizer: Any, student_stop_ids: tuple[int, ...], teacher_stop_ids: tuple[int, ...]
+    student_tokenizer: Any,
+    teacher_tokenizer: Any,
+    student_stop_ids: tuple[int, ...],
+    teacher_stop_ids: tuple[int, ...],
 ) -> SharedVocabulary:
     """Compare two tokenizers id by id. Raises UsageError where they are not of one family."""
     size = min(len(student_tokenizer), len(teacher_tokenizer))
@@ -58,7 +67,9 @@ def share_vocabulary(
         )
     stop_id = student_stop_ids[0]
     if stop_id >= size:
-        raise UsageError(f"the student's end-of-sequence id {stop_id} is outside the {size} ids shared with the teacher")
+        raise UsageError(
+            f"the student's end-of-sequence id {stop_id} is outside the {size} ids shared with the teacher"
+        )
     union = tuple(dict.fromkeys(student_stop_ids + teacher_stop_ids))
     masked = sorted({i for i in different if i != stop_id} | {i for i in union if i != stop_id and i < size})
     return SharedVocabulary(size, stop_id, union, tuple(masked))

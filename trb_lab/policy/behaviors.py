@@ -93,7 +93,11 @@ def _mixture(warmup: MixtureWarmup, step: int, rows: int, seed: int) -> StepBeha
         return student_rollouts(rows)
     if warmup.level == "sequence":
         coins = generator(seed, "mixture", step).random(rows) < weight
-        return StepBehavior(weight, _drive_rows, torch.from_numpy(coins)) if coins.any() else student_rollouts(rows)
+        return (
+            StepBehavior(weight, _drive_rows, torch.from_numpy(coins))
+            if coins.any()
+            else student_rollouts(rows)
+        )
 
     def target(log_p_BV: Tensor, log_q_BV: Tensor, teacher_rows_B: Tensor) -> Target:
         log_weights = torch.tensor([1.0 - weight, weight], dtype=torch.float64).log().to(log_p_BV)

@@ -18,7 +18,11 @@ def sample(log_mu_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """
     cumulative_BV = log_mu_BV.double().exp().cumsum(-1)
     threshold_B1 = uniform_B.to(cumulative_BV)[:, None] * cumulative_BV[:, -1:]
-    return torch.searchsorted(cumulative_BV, threshold_B1, right=True).squeeze(-1).clamp_max(log_mu_BV.shape[-1] - 1)
+    return (
+        torch.searchsorted(cumulative_BV, threshold_B1, right=True)
+        .squeeze(-1)
+        .clamp_max(log_mu_BV.shape[-1] - 1)
+    )
 
 
 def total_variation(log_p_BV: Tensor, log_mu_BV: Tensor) -> Tensor:

@@ -50,4 +50,8 @@ class Decoder:
     def keep_rows(self, rows: Tensor) -> None:
         """Drop all rows but these (int64 indices)."""
         self.cache.batch_select_indices(rows)
-        self.mask, self.next_position, self.hidden_BH = self.mask[rows], self.next_position[rows], self.hidden_BH[rows]
+        self.mask, self.next_position, self.hidden_BH = (
+            self.mask[rows],
+            self.next_position[rows],
+            self.hidden_BH[rows],
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -75,7 +75,9 @@ class Rollouts:
     def responses(self) -> list[list[int]]:
         """Token ids of each response, the stop token left out."""
         rows = []
-        for tokens, length, finished in zip(self.tokens_BT.tolist(), self.lengths_B.tolist(), self.finished_B.tolist(), strict=True):
+        for tokens, length, finished in zip(
+            self.tokens_BT.tolist(), self.lengths_B.tolist(), self.finished_B.tolist(), strict=True
+        ):
             rows.append(tokens[: length - 1] if finished else tokens[:length])
         return rows
 
@@ -85,7 +87,7 @@ class Rollouts:
         if len(parts) == 1:
             return parts[0]
         longest = max(part.tokens_BT.shape[1] for part in parts)
-        joined = {}
+        joined: dict[str, Any] = {}
         for field in fields(Rollouts):
             values = [getattr(part, field.name) for part in parts]
             if any(value is None for value in values):
@@ -101,7 +103,11 @@ class Rollouts:
 
 def _pad_positions(value: Tensor, length: int) -> Tensor:
     missing = length - value.shape[1]
-    return value if missing == 0 else torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1)
+    return (
+        value
+        if missing == 0
+        else torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1)
+    )
 
 
 class RolloutEngine(Protocol):

@@ -26,7 +26,11 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         return MicroBatch(
-            self.rows, self.ids_bL.to(device), self.attention_bL.to(device), self.predicts_bL.to(device), self.response_bT
+            self.rows,
+            self.ids_bL.to(device),
+            self.attention_bL.to(device),
+            self.predicts_bL.to(device),
+            self.response_bT,
         )
 
 

@@ -13,7 +13,9 @@ from .engine import Keep, Rollouts
 from .packing import micro_batches
 
 
-def score_with_teacher(teacher: LanguageModel, rollouts: Rollouts, keep: Keep, token_budget: int, chunk_tokens: int) -> None:
+def score_with_teacher(
+    teacher: LanguageModel, rollouts: Rollouts, keep: Keep, token_budget: int, chunk_tokens: int
+) -> None:
     """Fill teacher_logprob, teacher_entropy, teacher_support and (if kept) teacher_hidden of the rollouts.
 
     Logits exist for `chunk_tokens` positions at a time. The support is the one recorded by the rollout.
@@ -28,7 +30,9 @@ def score_with_teacher(teacher: LanguageModel, rollouts: Rollouts, keep: Keep, t
     hidden_BTH: Tensor | None = None
     for batch in micro_batches(rollouts, rollouts.teacher_prompts, token_budget):
         on_device = batch.to(teacher.device)
-        hidden = teacher.hidden(input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False)
+        hidden = teacher.hidden(
+            input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False
+        )
         hidden_NH = hidden[on_device.predicts_bL]
         rows_N, positions_N = _coordinates(batch.rows, batch.response_bT)
         if keep.teacher_hidden:

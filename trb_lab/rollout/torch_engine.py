@@ -27,7 +27,9 @@ COMPACT_BELOW = 0.6
 class TorchEngine:
     """Lock-step decoding over a pair of models. `max_rows` bounds the rows decoded at once."""
 
-    def __init__(self, pair: Pair, max_rows: int | None = None, score_tokens: int = 16_384, chunk_tokens: int = 1024) -> None:
+    def __init__(
+        self, pair: Pair, max_rows: int | None = None, score_tokens: int = 16_384, chunk_tokens: int = 1024
+    ) -> None:
         self.pair = pair
         self.max_rows = max_rows
         self.score_tokens = score_tokens
@@ -38,10 +40,15 @@ class TorchEngine:
         """Draw one response a row. Row i's draws are request.uniforms_BT[i], whatever else is in the batch."""
         rows = len(request.student_prompts)
         size = self.max_rows or rows
-        parts = [self._rollout_rows(request, behavior, keep, slice(i, min(i + size, rows))) for i in range(0, rows, size)]
+        parts = [
+            self._rollout_rows(request, behavior, keep, slice(i, min(i + size, rows)))
+            for i in range(0, rows, size)
+        ]
         return Rollouts.concatenate(parts)
 
-    def _rollout_rows(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep, part: slice) -> Rollouts:
+    def _rollout_rows(
+        self, request: RolloutRequest, behavior: StepBehavior, keep: Keep, part: slice
+    ) -> Rollouts:
         student_model, teacher_model = self.pair.student, self.pair.teacher
         uniforms_BT = torch.from_numpy(request.uniforms_BT[part]).to(student_model.device)
         limit = uniforms_BT.shape[1]
@@ -51,7 +58,9 @@ class TorchEngine:
         teacher = None
         if behavior.needs_teacher:
             if teacher_prompts is None:
-                raise ValueError("the behaviour policy needs the teacher and the request has no teacher prompts")
+                raise ValueError(
+                    "the behaviour policy needs the teacher and the request has no teacher prompts"
+                )
             teacher = Decoder(teacher_model, teacher_prompts, limit)
         recorder = Recorder(len(prompts), student_model.device)
         rows_A = torch.arange(len(prompts), device=student_model.device)  # rows still decoding: A of the B
@@ -91,7 +100,12 @@ def _next_log_probs(model: LanguageModel, hidden_BH: Tensor) -> Tensor:
 
 
 def draw(
-    behavior: StepBehavior, log_p_BV: Tensor, log_q_BV: Tensor | None, teacher_rows_B: Tensor, uniform_B: Tensor, keep: Keep
+    behavior: StepBehavior,
+    log_p_BV: Tensor,
+    log_q_BV: Tensor | None,
+    teacher_rows_B: Tensor,
+    uniform_B: Tensor,
+    keep: Keep,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One token a row from the behaviour policy, and what is recorded of the position."""
     record: dict[str, Tensor] = {}

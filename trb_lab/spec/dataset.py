@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from .base import Spec
 
@@ -71,12 +71,22 @@ class EvalSet(Spec):
     """Column name in tables and metrics."""
     dataset: Dataset
 
+    @field_validator("name")
+    @classmethod
+    def _not_the_mean(cls, name: str) -> str:
+        if name == "mean":
+            raise ValueError("an evaluation set cannot be called 'mean': the mean over sets has that name")
+        return name
+
 
 def _expand_bundled(value: Any) -> Any:
     """`arith/hard` -> the bundled test set of that level, 200 problems."""
     if isinstance(value, str) and value.startswith("arith/"):
         level = value.removeprefix("arith/")
-        return {"name": level, "dataset": {"kind": "arith", "split": "test", "level": level, "num_examples": 200}}
+        return {
+            "name": level,
+            "dataset": {"kind": "arith", "split": "test", "level": level, "num_examples": 200},
+        }
     return value
 
 

@@ -67,7 +67,8 @@ def _shorthand(value: Any) -> Any:
 
 Anneal = Annotated[
     Annotated[
-        LinearAnneal | CosineAnneal | ExponentialAnneal | StepAnneal | ConstantAnneal, Field(discriminator="kind")
+        LinearAnneal | CosineAnneal | ExponentialAnneal | StepAnneal | ConstantAnneal,
+        Field(discriminator="kind"),
     ],
     BeforeValidator(_shorthand, json_schema_input_type=str | dict[str, Any]),
 ]

@@ -72,6 +72,4 @@ class TeacherForcedWarmup(_AnnealedWarmup):
         return self._annealed(self.share, step)
 
 
-Warmup = Annotated[
-    OpdWarmup | TrbWarmup | MixtureWarmup | TeacherForcedWarmup, Field(discriminator="kind")
-]
+Warmup = Annotated[OpdWarmup | TrbWarmup | MixtureWarmup | TeacherForcedWarmup, Field(discriminator="kind")]

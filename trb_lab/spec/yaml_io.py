@@ -107,7 +107,7 @@ class _Builder:
 class _Loader(yaml.SafeLoader):
     """Only composes nodes. Implicit resolution is off, so an explicit tag is told from none."""
 
-    yaml_implicit_resolvers: dict[Hashable, list[Any]] = {}  # noqa: RUF012 -- PyYAML's own class attribute
+    yaml_implicit_resolvers: dict[Hashable, list[Any]] = {}
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:

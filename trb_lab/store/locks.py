@@ -34,7 +34,7 @@ def is_held(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:
@@ -63,7 +63,8 @@ def hold(path: Path, what: str) -> Iterator[None]:
                     ) from None
                 time.sleep(0.05)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}).encode(), 0)
+        who = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        os.pwrite(descriptor, json.dumps(who).encode(), 0)
         yield
     finally:
         os.close(descriptor)

@@ -39,7 +39,9 @@ class SavedState:
     """Counters that go on: student and teacher tokens so far."""
 
 
-def save(run_dir: RunDir, student: nn.Module, optimizer: MasterAdamW, state: dict[str, Any], keep: int) -> Path:
+def save(
+    run_dir: RunDir, student: nn.Module, optimizer: MasterAdamW, state: dict[str, Any], keep: int
+) -> Path:
     """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`."""
     final = run_dir.checkpoints / f"step_{state['step']:06d}"
     temporary = run_dir.checkpoints / f".tmp-{final.name}"
@@ -81,7 +83,10 @@ def newest(run_dir: RunDir) -> SavedState | None:
         except ValueError:
             continue
         sizes = (state or {}).get("sizes", {})
-        if WEIGHTS in sizes and all((folder / name).exists() and (folder / name).stat().st_size == size for name, size in sizes.items()):
+        if WEIGHTS in sizes and all(
+            (folder / name).exists() and (folder / name).stat().st_size == size
+            for name, size in sizes.items()
+        ):
             return SavedState(folder, state["step"], state["metrics_offset"], tokens=state.get("tokens"))
     return None
 

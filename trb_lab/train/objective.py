@@ -49,7 +49,9 @@ def backward_reverse_kl(
     kl_sum = torch.zeros((), dtype=torch.float64)
     for batch in micro_batches(rollouts, rollouts.student_prompts, token_budget):
         on_device = batch.to(pair.student.device)
-        hidden = pair.student.hidden(input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False)
+        hidden = pair.student.hidden(
+            input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False
+        )
         hidden_NH = hidden[on_device.predicts_bL]
         total, kl = _chunked_loss(pair, hidden_NH, rollouts, batch, loss, chunk_tokens)
         (total / num_tokens).backward()
@@ -79,7 +81,9 @@ def _chunked_loss(
         form = objectives.TOP_K_LOSSES[loss.kind]
 
         def chunk_loss(hidden_CH: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-            return _top_k_chunk(pair.student, hidden_CH, support_NK[part].to(device), log_q_NK[part].to(device), form)
+            return _top_k_chunk(
+                pair.student, hidden_CH, support_NK[part].to(device), log_q_NK[part].to(device), form
+            )
 
     total = hidden_NH.new_zeros((), dtype=torch.float32)
     kl = torch.zeros_like(total)
@@ -92,7 +96,11 @@ def _chunked_loss(
 
 
 def _top_k_chunk(
-    student: LanguageModel, hidden_CH: Tensor, support_CK: Tensor, log_q_CK: Tensor, form: Callable[[Tensor, Tensor], Tensor]
+    student: LanguageModel,
+    hidden_CH: Tensor,
+    support_CK: Tensor,
+    log_q_CK: Tensor,
+    form: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     assert student.stops is not None
     log_p_CK = canonical_log_probs(student.logits(hidden_CH), student.stops).gather(-1, support_CK)

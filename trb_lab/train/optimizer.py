@@ -30,8 +30,12 @@ class MasterAdamW:
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in named]
         self.working = [p for _, p in named]
-        self.masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.working]
-        self.adamw = torch.optim.AdamW(self.masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+        self.masters = [
+            p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.working
+        ]
+        self.adamw = torch.optim.AdamW(
+            self.masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay
+        )
 
     def accumulate(self) -> None:
         """Add the working weights' gradients to the float32 masters' and free them."""

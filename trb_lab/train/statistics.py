@@ -22,7 +22,9 @@ def _token_mean(values_BT: Tensor, rollouts: Rollouts) -> float:
 
 def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict] | None) -> dict[str, float]:
     """`rollout/*`: lengths, truncation, loops; reward where there are answers to grade against."""
-    values = response_statistics(rollouts.responses(), rollouts.lengths_B.tolist(), rollouts.finished_B.tolist())
+    values = response_statistics(
+        rollouts.responses(), rollouts.lengths_B.tolist(), rollouts.finished_B.tolist()
+    )
     values["tokens"] = rollouts.num_tokens
     if verdicts:
         graded = verdict_statistics(verdicts)
@@ -50,7 +52,11 @@ def policy_metrics(rollouts: Rollouts, behavior: StepBehavior) -> dict[str, floa
 
 
 def sample_rows(
-    rollouts: Rollouts, tokenizer: Any, prompts: Sequence[str], golds: Sequence[str | None], verdicts: Sequence[Verdict] | None
+    rollouts: Rollouts,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    golds: Sequence[str | None],
+    verdicts: Sequence[Verdict] | None,
 ) -> list[dict[str, Any]]:
     """The first rollouts as rows of samples.parquet; `prompts` are problem texts, one a rollout."""
     rows = []

