@@ -80,7 +80,7 @@ def test_gradient_equals_the_whole_loss(arm, loss):
             chunk_tokens=chunk,
             after_backward=lambda calls=calls: calls.append(1),
         )
-        assert stats.loss == pytest.approx(float(expected), abs=1e-5)
+        assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
         assert len(calls) == (1 if budget == 10_000 else 24 if budget == 1 else len(calls))
         found = gradients_of(pair.student.network)
         assert found.keys() == reference.keys()
@@ -97,7 +97,7 @@ def test_activation_checkpointing_gives_the_same_gradient():
     options = {"token_budget": 60, "chunk_tokens": 9, "after_backward": lambda: None}
     backward_reverse_kl(pair, rollouts, loss, **options)
     plain = gradients_of(pair.student.network)
-    pair.student.network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    pair.student.checkpoint_activations()
     pair.student.network.train()
     backward_reverse_kl(pair, rollouts, loss, **options)
     for name, value in gradients_of(pair.student.network).items():

@@ -48,6 +48,13 @@ class LanguageModel(nn.Module):
         """Logits [..., W] of hidden states [..., H]."""
         return self.network.get_output_embeddings()(hidden)
 
+    def checkpoint_activations(self) -> None:
+        """Recompute each layer's activations in the backward pass, in training mode only (transformers' rule)."""
+        # The older name is gone in transformers 6; releases before 5.2x have no other.
+        names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+        enable = next(getattr(self.network, name) for name in names if hasattr(self.network, name))
+        enable({"use_reentrant": False})
+
     def bind(self, vocabulary: SharedVocabulary) -> None:
         """Set the map from this model's logits to the shared vocabulary."""
         width = self.network.get_output_embeddings().weight.shape[0]

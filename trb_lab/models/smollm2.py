@@ -96,6 +96,9 @@ def _write_model(source: Path, folder: Path) -> None:
     """Dequantised weights in a fresh model: transformers does not save one that remembers being quantised."""
     import torch
     import transformers
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     # Newer releases keep weights packed where they have kernels for it, unless told otherwise.
     config_class = getattr(transformers, "GgufConfig", None)

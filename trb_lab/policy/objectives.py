@@ -60,6 +60,17 @@ def full(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     return truncated(log_p_NV, log_q_NV)
 
 
+def coarse_kl(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
+    """KL with the tokens outside the support as one bucket: at least 0, and at most the KL over the vocabulary.
+
+    What a top-k loss can report as its reverse KL: merging tokens never raises a KL (data processing).
+    """
+    inside = truncated(log_p_NK, log_q_NK)
+    rest_p = (1.0 - log_p_NK.exp().sum(-1)).clamp_min(0.0)
+    rest_q = (1.0 - log_q_NK.exp().sum(-1)).clamp_min(1e-7)
+    return (inside + torch.special.xlogy(rest_p, rest_p / rest_q)).clamp_min(0.0)
+
+
 TOP_K_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "renormalised": renormalised,
     "advantage": advantage,

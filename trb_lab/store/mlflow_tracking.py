@@ -40,6 +40,9 @@ QUIET_ENVIRONMENT = {
 NETWORK_DISKS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p", "fuse.sshfs")
 """File systems on which sqlite's write-ahead log corrupts: its index is shared memory of one host."""
 
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the UI open on runs and metric charts rather than on traces."""
+
 
 def default_uri(store: Store, tracking_uri: str | None) -> str:
     """The given URI, else $MLFLOW_TRACKING_URI, else the store's own sqlite file."""
@@ -151,7 +154,7 @@ class Tracking:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = (self.local_artifacts / name).as_uri() if self.local_artifacts is not None else None
-            made = self.client.create_experiment(name, artifact_location=location)
+            made = self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
             found = self.client.get_experiment(made)
         elif found.lifecycle_stage != "active":
             self.client.restore_experiment(found.experiment_id)

@@ -22,7 +22,7 @@ class LossStats(NamedTuple):
 
     loss: float
     reverse_kl: float
-    """sum over the support (or the vocabulary) of p (log p - log q), nats a token."""
+    """KL(p || q) over the support with the rest as one bucket (`full`: over the vocabulary), nats a token."""
 
 
 def what_to_keep(loss: Loss) -> Keep:
@@ -105,7 +105,7 @@ def _top_k_chunk(
     assert student.stops is not None
     log_p_CK = canonical_log_probs(student.logits(hidden_CH), student.stops).gather(-1, support_CK)
     with torch.no_grad():
-        kl = objectives.truncated(log_p_CK, log_q_CK).sum()
+        kl = objectives.coarse_kl(log_p_CK, log_q_CK).sum()
     return form(log_p_CK, log_q_CK).sum(), kl
 
 

@@ -77,7 +77,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.optimizer = MasterAdamW(self.pair.student.network, self.spec.optim)
         if self.spec.resources.activation_checkpointing:
-            self.pair.student.network.gradient_checkpointing_enable({"use_reentrant": False})
+            self.pair.student.checkpoint_activations()
         self.keep = what_to_keep(self.spec.loss)
         self.metrics = MetricsWriter(self.run_dir.metrics)
         self.timing = MetricsWriter(self.run_dir.timing)

@@ -1,0 +1,105 @@
+"""What a benchmark found, as aligned text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Spread(NamedTuple):
+    """Repeated measurements of one figure."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant. `ratios`: to which other row -> spread over the repeats."""
+
+    what: str
+    figure: Spread
+    ratios: dict[str, Spread]
+    notes: dict[str, Any]
+    """Further columns."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one unit; `repeats` measurements each."""
+
+    title: str
+    unit: str
+    repeats: int
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All that `trb-lab bench NAME` prints."""
+
+    name: str
+    hardware: dict[str, Any]
+    hardware_line: str
+    tables: list[Table]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: spreads as {"median", "low", "high"}."""
+        tables = []
+        for table in self.tables:
+            rows = [
+                {
+                    "what": row.what,
+                    **row.figure._asdict(),
+                    "ratios": {name: ratio._asdict() for name, ratio in row.ratios.items()},
+                    **row.notes,
+                }
+                for row in table.rows
+            ]
+            tables.append({"title": table.title, "unit": table.unit, "repeats": table.repeats, "rows": rows})
+        return {"bench": self.name, "hardware": self.hardware, "tables": tables}
+
+    def as_text(self) -> str:
+        """Header with the hardware, then one table after another."""
+        parts = [f"bench {self.name}: {self.hardware_line}"]
+        parts += [_table_text(table) for table in self.tables]
+        return "\n\n".join(parts)
+
+
+def _table_text(table: Table) -> str:
+    notes = list(dict.fromkeys(key for row in table.rows for key in row.notes))
+    head = ["what", "median", "spread", "ratio (spread)", *(key.replace("_", " ") for key in notes)]
+    lines = [_cells(row, notes) for row in table.rows]
+    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
+    title = f"{table.title}: {table.unit}, {table.repeats} repeats"
+    return "\n".join([title, *(_aligned(line, widths) for line in [head, *lines])])
+
+
+def _cells(row: Row, notes: Sequence[str]) -> list[str]:
+    figure = row.figure
+    ratios = ", ".join(
+        f"{number(r.median)} ({number(r.low)}..{number(r.high)}) x {name}" for name, r in row.ratios.items()
+    )
+    spread = f"{number(figure.low)}..{number(figure.high)}"
+    shown = ["" if row.notes.get(key) is None else number(row.notes[key]) for key in notes]
+    return [row.what, number(figure.median), spread, ratios or "-", *shown]
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    """Numbers to the right, words to the left."""
+    parts = [
+        cell.rjust(width) if i in (1, 2) else cell.ljust(width)
+        for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    return ("  " + "  ".join(parts)).rstrip()
+
+
+def number(value: Any) -> str:
+    """Three significant digits; whole from 100 on."""
+    if not isinstance(value, float) or value == 0.0:
+        return str(value).removesuffix(".0")
+    if abs(value) < 1e-3:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
