@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import attempt_count
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
+from trb_lab.trial import set_fingerprint
 from trb_lab.worker import attempt_at
 
 DEFAULT_SETS = ("arith/easy", "arith/medium", "arith/hard")
@@ -37,6 +38,7 @@ def evaluate_model(
     dtype: Any = "auto",
     seed: int = 0,
     weights: dict[str, Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """pass@1 of `model` on the sets, as `final` of result.json. The partner shares its vocabulary and stop event."""
     import torch
@@ -58,7 +60,7 @@ def evaluate_model(
             max_prompt_tokens=rollout.max_prompt_tokens,
             max_new_tokens=evaluation.max_new_tokens or rollout.max_new_tokens,
         )
-        scores = suite.evaluate()
+        scores = suite.evaluate(should_stop)
     return {"mean_pass_at_1": mean_score(scores), "sets": scores}
 
 
@@ -70,7 +72,7 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
     existing = read_json(run_dir.result)
     if existing is not None:
         return existing
-    with attempt_at(run_dir):
+    with attempt_at(run_dir) as (_, should_stop):
         started = time.time()
         evaluation = EvalSpec.model_validate(config["eval"])
         final = evaluate_model(
@@ -82,7 +84,10 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
             rollout=RolloutSpec.model_validate(config["rollout"]),
             resources=ResourcesSpec.model_validate(config.get("resources", {})),
             dtype=config["dtype"],
+            should_stop=should_stop,
         )
+        for eval_set in evaluation.sets:
+            final["sets"][eval_set.name]["fingerprint"] = set_fingerprint(eval_set)
         result = {
             "run_id": config["run_id"],
             "role": config["role"],

@@ -5,22 +5,27 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import torch
+
 from trb_lab.errors import LabError
 from trb_lab.evaluate.suite import Suite, as_metrics, mean_score
-from trb_lab.models.load import LanguageModel, Pair, load_pair, pick_device, pick_dtype
+from trb_lab.models.load import LanguageModel, Pair, load_pair, load_weights, pick_device, pick_dtype
+from trb_lab.models.vocabulary import check_support
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.store import locks
+from trb_lab.store.identity import differences
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.provenance import collect
 from trb_lab.store.run_dir import RunDir, read_json, write_json
-from trb_lab.store.status import attempt_count
+from trb_lab.store.status import attempt_count, missing_sets
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
 from trb_lab.train.data import TrainingData
 from trb_lab.train.progress import ProgressLine
 from trb_lab.train.trainer import Trainer
+from trb_lab.trial import plan_trial, set_fingerprint
 from trb_lab.worker import attempt_at
 
 
@@ -39,12 +44,13 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
         return _add_missing_sets(run_dir, spec, result)
     with attempt_at(run_dir) as (attempt, should_stop):
         started = time.time()
-        pair = _load(spec)
+        _refuse_changed(config, spec)
+        saved = checkpoint.newest(run_dir)
+        pair = _load(spec, saved)
         collect(run_dir, spec, attempt, device=pair.student.device)
         with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
             engine = _engine(spec, pair)
             suite = _suite(spec, spec.eval.sets, pair.student, engine, grader)
-            saved = checkpoint.newest(run_dir)
             trainer = Trainer(
                 spec=spec,
                 run_dir=run_dir,
@@ -61,13 +67,25 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
         return _write_result(run_dir, spec, suite, trainer, started)
 
 
-def _load(spec: ExperimentSpec) -> Pair:
-    device = pick_device(spec.resources.device)
-    if spec.resources.cpu_threads is not None:
-        import torch
+def _refuse_changed(config: dict[str, Any], spec: ExperimentSpec) -> None:
+    """The spec, models and data of an unfinished run must still be those of its run id."""
+    changed = differences(config["identity"], plan_trial(spec).identity)
+    if changed:
+        raise LabError(
+            f"run {config['run_id']} is not what it was planned as; changed since:\n  "
+            + "\n  ".join(changed)
+            + "\nPut the old files and config.json back to go on, or start the new settings as a run of their own."
+        )
 
-        torch.set_num_threads(spec.resources.cpu_threads)
-    return load_pair(spec.student, spec.teacher, device, pick_dtype(spec.dtype, device))
+
+def _load(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> Pair:
+    device = pick_device(spec.resources.device)
+    threads = spec.resources.cpu_threads or (saved.cpu_threads if saved else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    pair = load_pair(spec.student, spec.teacher, device, pick_dtype(spec.dtype, device))
+    check_support(spec.loss, pair.vocabulary)
+    return pair
 
 
 def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
@@ -93,26 +111,32 @@ def _suite(
     )
 
 
-def _final_sets(run_dir: RunDir, suite: Suite) -> dict[str, dict[str, Any]]:
+def _final_sets(run_dir: RunDir, spec: ExperimentSpec, suite: Suite) -> dict[str, dict[str, Any]]:
     """Scores of the last step's line, as result.json lists them."""
     last = read_metrics(run_dir.metrics)[-1]
+    prints = {s.name: set_fingerprint(s) for s in spec.eval.sets}
     sets: dict[str, dict[str, Any]] = {}
     for loaded in suite.sets:
         prefix = f"eval/{loaded.name}/"
         entry = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
-        sets[loaded.name] = {**entry, "num_problems": len(loaded.problems), "num_samples": suite.spec.samples}
+        sets[loaded.name] = {
+            **entry,
+            "fingerprint": prints[loaded.name],
+            "num_problems": len(loaded.problems),
+            "num_samples": suite.spec.samples,
+        }
     return sets
 
 
 def _write_result(
     run_dir: RunDir, spec: ExperimentSpec, suite: Suite, trainer: Trainer, started: float
 ) -> dict[str, Any]:
-    sets = _final_sets(run_dir, suite)
+    sets = _final_sets(run_dir, spec, suite)
     result = {
         "run_id": read_json(run_dir.config)["run_id"],
         "state": "completed",
         "steps": spec.steps,
-        "final": {"mean_pass_at_1": mean_score(sets) if sets else None, "sets": sets},
+        "final": {"mean_pass_at_1": mean_score(sets), "sets": sets},
         "tokens": trainer.tokens,
         "prompts_dropped": trainer.data.num_dropped,
         "seconds_total": _total_seconds(run_dir),
@@ -131,20 +155,21 @@ def _total_seconds(run_dir: RunDir) -> float:
 
 
 def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, Any]) -> dict[str, Any]:
-    missing = [s for s in spec.eval.sets if s.name not in result["final"]["sets"]]
-    if not missing:
+    prints = {s.name: set_fingerprint(s) for s in spec.eval.sets}
+    names = missing_sets(result, prints)
+    if not names:
         return result
+    missing = [s for s in spec.eval.sets if s.name in names]
     with locks.hold(run_dir.lock, f"run {run_dir.run_id}"):
         saved = checkpoint.newest(run_dir)
         if saved is None:
-            raise LabError(
-                f"{run_dir.path} has no checkpoint left to evaluate {[s.name for s in missing]} from."
-            )
-        device = pick_device(spec.resources.device)
-        dtype = pick_dtype(spec.dtype, device)
-        pair = load_pair(spec.student, spec.teacher, device, dtype, checkpoint.load_student(saved))
+            raise LabError(f"{run_dir.path} has no checkpoint left to evaluate {', '.join(names)} from.")
+        pair = _load(spec, saved)
+        load_weights(pair.student.network, checkpoint.load_student(saved))
         with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
             scores = _suite(spec, missing, pair.student, _engine(spec, pair), grader).evaluate()
+        for name, entry in scores.items():
+            entry["fingerprint"] = prints[name]
         sets = {**result["final"]["sets"], **scores}
         result = {**result, "final": {"mean_pass_at_1": mean_score(sets), "sets": sets}}
         write_json(run_dir.result, result)

@@ -14,16 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from trb_lab.launch.claim import live_worker
-from trb_lab.launch.follow import missing_sets
 from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.spec.sweeps import TrialDraft, expand_sweep, load_sweep
 from trb_lab.store.identity import canonical_json
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
-from trb_lab.store.status import TrialState, state_of
-from trb_lab.tasks.datasets import dataset_version
-from trb_lab.trial import CONFIG_FORMAT, model_fingerprint, plan_trial, prepare
+from trb_lab.store.status import TrialState, missing_sets, state_of
+from trb_lab.trial import (
+    CONFIG_FORMAT,
+    model_fingerprint,
+    plan_trial,
+    prepare,
+    set_fingerprint,
+)
 
 
 class Action(StrEnum):
@@ -69,23 +73,13 @@ class Trial:
     action: Action
 
     @property
-    def eval_sets(self) -> frozenset[str]:
-        return frozenset(s.name for s in self.spec.eval.sets)
+    def eval_sets(self) -> dict[str, str]:
+        """Name -> fingerprint of every set that the result must hold."""
+        return {s.name: set_fingerprint(s) for s in self.spec.eval.sets}
 
     def prepare(self, store: Store) -> None:
         """Make the run directory, or bring what does not belong to the identity up to date in it."""
         prepare(self.spec, store)
-        config = read_json(self.run_dir.config)
-        wanted = self.spec.model_dump(mode="json")
-        sets = _united(config["spec"]["eval"]["sets"], wanted["eval"]["sets"])
-        updated = {
-            **config["spec"],
-            "resources": wanted["resources"],
-            "checkpoint": wanted["checkpoint"],
-            "eval": {**wanted["eval"], "sets": sets},
-        }
-        if updated != config["spec"]:
-            write_json(self.run_dir.config, {**config, "spec": updated})
 
 
 @dataclass(frozen=True)
@@ -103,8 +97,9 @@ class Reference:
         return str(self.config["model"]["name"])
 
     @property
-    def eval_sets(self) -> frozenset[str]:
-        return frozenset(s.name for s in self.spec.eval.sets)
+    def eval_sets(self) -> dict[str, str]:
+        """Name -> fingerprint of every set that the result must hold."""
+        return {s.name: set_fingerprint(s) for s in self.spec.eval.sets}
 
     def prepare(self) -> None:
         if read_json(self.run_dir.config) != self.config:
@@ -152,7 +147,7 @@ def plan_sweep(path: Path | str, store: Store, *, retry_failed: bool = False) ->
     trials = {}
     for run_id, spec in specs.items():
         run_dir = store.trial(run_id)
-        action = decide(run_dir, frozenset(s.name for s in spec.eval.sets), retry_failed)
+        action = decide(run_dir, {s.name: set_fingerprint(s) for s in spec.eval.sets}, retry_failed)
         trials[run_id] = Trial(run_dir, spec, action)
     before = (read_json(store.sweep(sweep.name).plan) or {}).get("trials", [])
     return Plan(
@@ -164,14 +159,14 @@ def plan_sweep(path: Path | str, store: Store, *, retry_failed: bool = False) ->
     )
 
 
-def decide(run_dir: RunDir, eval_sets: frozenset[str], retry_failed: bool) -> Action:
+def decide(run_dir: RunDir, eval_sets: Mapping[str, str], retry_failed: bool) -> Action:
     """What is to be done about one run directory."""
     if not run_dir.path.exists():
         return Action.NEW
     state = state_of(run_dir)
     live = live_worker(run_dir) is not None
     if state == TrialState.COMPLETED:
-        if not missing_sets(run_dir, eval_sets):
+        if not missing_sets(read_json(run_dir.result) or {}, eval_sets):
             return Action.ADOPT
         return Action.ATTACH if live else Action.EVALUATE
     if live or state == TrialState.RUNNING:
@@ -224,7 +219,7 @@ def _references(specs: Iterable[ExperimentSpec], store: Store, retry_failed: boo
         for role in ("teacher", "student"):
             config = _reference_config(spec, role)
             run_dir = store.reference(config["run_id"])
-            sets = frozenset(s.name for s in spec.eval.sets)
+            sets = {s.name: set_fingerprint(s) for s in spec.eval.sets}
             found.setdefault(
                 run_dir.run_id,
                 Reference(run_dir, role, config, spec, decide(run_dir, sets, retry_failed)),
@@ -249,7 +244,7 @@ def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
         "partner": _model_identity(partner),
         "prompt": settings["prompt"],
         "eval": evaluation,
-        "sets": [[s.name, _dataset_identity(s)] for s in spec.eval.sets],
+        "sets": [[s.name, set_fingerprint(s)] for s in spec.eval.sets],
         "max_prompt_tokens": spec.rollout.max_prompt_tokens,
         "max_new_tokens": spec.eval.max_new_tokens or spec.rollout.max_new_tokens,
         "dtype": spec.dtype,
@@ -274,12 +269,6 @@ def _model_identity(model: ModelSpec) -> dict[str, Any]:
     return {"content": model_fingerprint(model), "template": model.template, "thinking": model.thinking}
 
 
-def _dataset_identity(entry: EvalSet) -> dict[str, Any]:
-    fields = entry.dataset.model_dump(mode="json")
-    fields.pop("path", None)  # content instead
-    return {**fields, "content": dataset_version(entry.dataset)}
-
-
 def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:
     """The spec with further evaluation sets; one of a name that it has already is left out."""
     known = {s.name for s in spec.eval.sets}
@@ -287,9 +276,3 @@ def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:
     if not more:
         return spec
     return spec.model_copy(update={"eval": spec.eval.model_copy(update={"sets": [*spec.eval.sets, *more]})})
-
-
-def _united(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Evaluation sets of both, the old definition where a name is in both (it may have a score)."""
-    known = {entry["name"] for entry in old}
-    return [*old, *(entry for entry in new if entry["name"] not in known)]

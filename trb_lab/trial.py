@@ -5,6 +5,7 @@ The driver plans with this without torch; the worker and the command line prepar
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 from trb_lab.errors import UsageError
 from trb_lab.models import catalog
 from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.store.contents import hash_model
-from trb_lab.store.identity import differences, identity, run_id
+from trb_lab.store.identity import canonical_json, differences, identity, run_id
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.tasks.datasets import dataset_version
 
@@ -57,6 +59,14 @@ def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
     return PlannedTrial(run_id(spec, payload), payload, spec)
 
 
+def set_fingerprint(eval_set: EvalSet) -> str:
+    """What an evaluation set holds, whatever it is called: 16 hex digits."""
+    fields = eval_set.dataset.model_dump(mode="json")
+    fields.pop("path", None)  # content instead
+    content = canonical_json({**fields, "content": dataset_version(eval_set.dataset)})
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def _refuse_foreign_directory(run_dir: RunDir) -> None:
     """A directory that holds other people's files is not filled with ours."""
     ours = {p.name for p in (run_dir.claim, run_dir.lock, run_dir.log, run_dir.attempts)}
@@ -69,11 +79,28 @@ def _refuse_foreign_directory(run_dir: RunDir) -> None:
         )
 
 
+def _bring_up_to_date(run_dir: RunDir, config: dict[str, Any], spec: ExperimentSpec) -> None:
+    """Take resources, checkpoint and evaluation sets from `spec`; sets that another spec asked for stay."""
+    wanted = spec.model_dump(mode="json")
+    old = config["spec"]
+    named = {entry["name"] for entry in wanted["eval"]["sets"]}
+    sets = [*wanted["eval"]["sets"], *(entry for entry in old["eval"]["sets"] if entry["name"] not in named)]
+    updated = {
+        **old,
+        "resources": wanted["resources"],
+        "checkpoint": wanted["checkpoint"],
+        "eval": {**wanted["eval"], "sets": sets},
+    }
+    if updated != old:
+        write_json(run_dir.config, {**config, "spec": updated})
+
+
 def prepare(spec: ExperimentSpec, store: Store, run_dir: Path | None = None) -> RunDir:
     """Make the trial's directory with its config.json, or adopt the one that is there.
 
-    `run_dir` overrides the place that the store gives it. An existing config.json stays as it is when its
-    identity is the same; with another identity it is a UsageError that names the fields in which they differ.
+    `run_dir` overrides the place that the store gives it. What does not belong to the identity (resources,
+    checkpoint, evaluation sets) is brought up to date in an existing config.json; another identity is a
+    UsageError that names the fields in which they differ.
     """
     planned = plan_trial(spec)
     directory = RunDir(run_dir.absolute()) if run_dir is not None else store.trial(planned.run_id)
@@ -86,6 +113,7 @@ def prepare(spec: ExperimentSpec, store: Store, run_dir: Path | None = None) -> 
                 + "\n  ".join(fields)
                 + "\nGive --run-dir another directory, or take the same settings to resume it."
             )
+        _bring_up_to_date(directory, existing, spec)
         return directory
     if directory.path.exists():
         _refuse_foreign_directory(directory)

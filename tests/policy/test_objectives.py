@@ -108,7 +108,7 @@ def test_tokens_without_mass_make_no_nan(name):
 
 
 def test_coarse_kl_is_the_kl_with_the_rest_as_one_token(logits):
-    p, q, support, p_top, q_top = parts(logits)
+    p, q, _, p_top, q_top = parts(logits)
     merged_p = torch.cat([p_top, 1 - p_top.sum(-1, keepdim=True)], -1)
     merged_q = torch.cat([q_top, 1 - q_top.sum(-1, keepdim=True)], -1)
     found = objectives.coarse_kl(p_top.log(), q_top.log())

@@ -237,3 +237,17 @@ def test_third_behaviors_plug_in(pair):
 def test_enumeration_is_complete(pair):
     for warmup, teacher_row in itertools.product((ARMS["trb"], ARMS["mixture"]), (False,)):
         assert sum(enumerate_responses(pair, warmup, teacher_row).values()) == pytest.approx(1.0)
+
+
+def test_decoding_ends_with_the_longest_row_and_rows_leave_on_the_way(pair, monkeypatch):
+    """A row that has ended stays ended: no step is decoded after the longest response, and few for dead rows."""
+    from trb_lab.rollout.decoder import Decoder
+
+    fed = []
+    real = Decoder.append
+    monkeypatch.setattr(Decoder, "append", lambda self, tokens: (fed.append(len(tokens)), real(self, tokens)))
+    rollouts = TorchEngine(pair).rollout(unequal_request(depth=200), student_rollouts(24), Keep())
+    lengths = rollouts.lengths_B
+    assert len(fed) == int(lengths.max()) - 1
+    needed = int((lengths - 1).sum())
+    assert sum(fed) <= needed / 0.6 + 24

@@ -10,8 +10,10 @@ import sys
 import time
 
 import pytest
+import torch
 
 from tests.train.experiments import small_run
+from trb_lab.errors import LabError
 from trb_lab.experiment import run_experiment
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
@@ -159,3 +161,83 @@ def test_divergence_fails_with_its_reason(tmp_path):
     with pytest.raises(Exception, match=r"step"):
         run_experiment(run_dir)
     assert attempts(run_dir)[-1]["error_class"] == "nan"
+
+
+def test_a_set_that_changed_under_its_name_is_scored_again(tmp_path):
+    run_dir = small_run(tmp_path)
+    run_experiment(run_dir)
+    harder = {
+        "name": "easy",
+        "dataset": {"kind": "arith", "split": "test", "level": "hard", "num_examples": 9},
+    }
+    again = small_run(tmp_path, eval={"sets": [harder], "samples": 1, "every": 3})
+    assert again.path == run_dir.path  # sets are no part of the identity
+    assert run_experiment(again)["final"]["sets"]["easy"]["num_problems"] == 9
+
+
+def test_resources_of_the_second_command_count(tmp_path):
+    run_dir = small_run(tmp_path)
+    again = small_run(tmp_path, resources={"cpu_threads": 1, "device": "cpu", "micro_batch_tokens": 128})
+    assert again.path == run_dir.path
+    assert json.loads(again.config.read_text())["spec"]["resources"]["micro_batch_tokens"] == 128
+
+
+def test_a_run_whose_spec_was_edited_by_hand_is_refused(tmp_path):
+    run_dir = small_run(tmp_path)
+    config = json.loads(run_dir.config.read_text())
+    config["spec"]["optim"]["lr"] = 0.5
+    run_dir.config.write_text(json.dumps(config))
+    with pytest.raises(LabError, match=r"optim\.lr: 0\.001 -> 0\.5"):
+        run_experiment(run_dir)
+    assert attempts(run_dir)[-1]["error_class"] == "user"
+
+
+def test_a_resume_takes_as_many_threads_as_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    taken = []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    run_dir = small_run(tmp_path, resources={"device": "cpu"}, checkpoint={"every": 2, "keep": 3})
+    run_experiment(run_dir)
+    assert taken == []
+    run_dir.result.unlink()
+    shutil.rmtree(run_dir.checkpoints / "step_000006")
+    run_experiment(run_dir)
+    assert taken == [3]
+
+
+def test_saving_behind_a_damaged_checkpoint_keeps_the_new_one(tmp_path):
+    run_dir = small_run(tmp_path, checkpoint={"every": 2, "keep": 2})
+    run_experiment(run_dir)
+    run_dir.result.unlink()
+    (run_dir.checkpoints / "step_000006" / checkpoint.OPTIMIZER).write_bytes(b"torn")
+    leftover = run_dir.checkpoints / ".tmp-step_000005"
+    leftover.mkdir()
+    again = small_run(
+        tmp_path, resources={"cpu_threads": 1, "device": "cpu"}, checkpoint={"every": 5, "keep": 1}
+    )
+    run_experiment(again)
+    assert [p.name for p in sorted(run_dir.checkpoints.iterdir())] == ["step_000006"]
+    assert checkpoint.newest(run_dir).step == 6
+
+
+def test_a_support_larger_than_the_vocabulary_is_refused(tmp_path):
+    run_dir = small_run(tmp_path, loss={"kind": "renormalised", "top_k": 500})
+    with pytest.raises(LabError, match=r"loss\.top_k is 500 .* at most 177"):
+        run_experiment(run_dir)
+
+
+def test_problems_without_answers_count_neither_way(tmp_path):
+    file = tmp_path / "data.jsonl"
+    lines = [{"prompt": f"{i}+1", "answer": str(i + 1) if i % 2 else None} for i in range(16)]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    run_dir = small_run(
+        tmp_path, dataset={"kind": "jsonl", "path": str(file)}, steps=2, warmup={"kind": "opd"}
+    )
+    run_experiment(run_dir)
+    assert all("rollout/reward" in line for line in read_metrics(run_dir.metrics))
+
+
+def test_rollout_and_training_pass_agree_on_log_probs(undisturbed):
+    metrics, _ = undisturbed
+    gaps = [json.loads(line)["train/logprob_gap"] for line in metrics["metrics"].splitlines()]
+    assert 0 <= max(gaps) < 1e-5

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from trb_lab.models import catalog
-from trb_lab.models.vocabulary import SharedVocabulary, share_vocabulary, stop_ids_of
+from trb_lab.models.vocabulary import SharedVocabulary, check_support, share_vocabulary, stop_ids_of
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.tasks.datasets import load_problems
@@ -42,6 +42,7 @@ def preflight(spec: ExperimentSpec, findings: Findings) -> None:
     if student and teacher:
         with findings.guard("vocabulary"):
             vocabulary = _check_vocabulary(student, teacher, findings)
+            check_support(spec.loss, vocabulary)
     if student and teacher and vocabulary:
         _check_stops(student, teacher, vocabulary, findings)
     problems: list[Problem] = []

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trb_lab.errors import UsageError
 from trb_lab.models.load import LanguageModel
 from trb_lab.policy.behaviors import student_rollouts
-from trb_lab.rollout.engine import Keep, RolloutEngine, RolloutRequest
+from trb_lab.rollout.engine import Keep, RolloutEngine, RolloutRequest, Rollouts
 from trb_lab.seeds import uniforms
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import EvalSpec, PromptSpec
@@ -19,6 +19,10 @@ from trb_lab.tasks.grading import Grader, check_golds
 from trb_lab.tasks.problem import Problem
 from trb_lab.tasks.prompts import encode_prompts
 from trb_lab.tasks.responses import response_statistics, verdict_statistics
+from trb_lab.worker import Stopped
+
+ROWS_AT_ONCE = 1024
+"""Responses asked of the engine at once, so that a large set with many samples does not exist whole."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +87,29 @@ class Suite:
         )
         return LoadedSet(eval_set.name, encoded.problems, encoded.token_ids[0], encoded.num_dropped)
 
-    def evaluate(self) -> dict[str, dict[str, Any]]:
-        """Scores of every set, by name; see docs/files.md for the entries."""
-        return {loaded.name: self._evaluate_set(loaded) for loaded in self.sets}
+    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, Any]]:
+        """Scores of every set, by name; see docs/files.md for the entries.
 
-    def _evaluate_set(self, loaded: LoadedSet) -> dict[str, Any]:
+        Raises Stopped, between two batches, when `should_stop` says so.
+        """
+        return {loaded.name: self._evaluate_set(loaded, should_stop) for loaded in self.sets}
+
+    def _evaluate_set(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> dict[str, Any]:
         samples = self.spec.samples
-        rows = len(loaded.problems) * samples
-        request = RolloutRequest(
-            [ids for ids in loaded.prompt_ids for _ in range(samples)],
-            None,
-            uniforms(self.spec.seed, f"eval/{loaded.name}/{self.seed}", 0, range(rows), self.max_new_tokens),
-        )
-        rollouts = self.engine.rollout(request, student_rollouts(rows), Keep())
-        responses = rollouts.responses()
+        problems = [i for i in range(len(loaded.problems)) for _ in range(samples)]
+        responses: list[list[int]] = []
+        lengths: list[int] = []
+        finished: list[bool] = []
+        for start in range(0, len(problems), ROWS_AT_ONCE):
+            if should_stop():
+                raise Stopped(f"stopped while evaluating {loaded.name}; the same command evaluates again")
+            rows = range(start, min(start + ROWS_AT_ONCE, len(problems)))
+            part = self._sample(loaded, [problems[row] for row in rows], rows)
+            responses += part.responses()
+            lengths += part.lengths_B.tolist()
+            finished += part.finished_B.tolist()
         texts = self.model.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        golds = [str(problem.answer) for problem in loaded.problems for _ in range(samples)]
+        golds = [str(loaded.problems[i].answer) for i in problems]
         verdicts = self.grader.grade(list(zip(golds, texts, strict=True)))
         mean, stderr = pass_at_1([v.correct for v in verdicts], samples)
         graded = verdict_statistics(verdicts)
@@ -107,10 +118,19 @@ class Suite:
             "stderr": stderr,
             "num_problems": len(loaded.problems),
             "num_samples": samples,
-            **response_statistics(responses, rollouts.lengths_B.tolist(), rollouts.finished_B.tolist()),
+            **response_statistics(responses, lengths, finished),
             "no_answer_share": graded["no_answer_share"],
             "timeouts": graded["timeouts"],
         }
+
+    def _sample(self, loaded: LoadedSet, problems: Sequence[int], rows: range) -> Rollouts:
+        stream = f"eval/{loaded.name}/{self.seed}"
+        request = RolloutRequest(
+            [loaded.prompt_ids[i] for i in problems],
+            None,
+            uniforms(self.spec.seed, stream, 0, rows, self.max_new_tokens),
+        )
+        return self.engine.rollout(request, student_rollouts(len(rows)), Keep())
 
 
 def as_metrics(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
@@ -121,11 +141,12 @@ def as_metrics(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         for key, value in entry.items()
         if key not in ("num_problems", "num_samples")
     }
-    if scores:
-        metrics["eval/mean/pass_at_1"] = mean_score(scores)
-    return metrics
+    mean = mean_score(scores)
+    return metrics if mean is None else {**metrics, "eval/mean/pass_at_1": mean}
 
 
-def mean_score(scores: dict[str, dict[str, Any]]) -> float:
-    """Mean of pass@1 over sets."""
+def mean_score(scores: dict[str, dict[str, Any]]) -> float | None:
+    """Mean of pass@1 over sets; None without sets."""
+    if not scores:
+        return None
     return math.fsum(entry["pass_at_1"] for entry in scores.values()) / len(scores)

@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from trb_lab.store.run_dir import RunDir, read_json
-from trb_lab.store.status import TrialState, attempts, begin_attempt, end_attempt, last_error, state_of
+from trb_lab.store.status import (
+    TrialState,
+    attempts,
+    begin_attempt,
+    end_attempt,
+    last_error,
+    missing_sets,
+    state_of,
+)
 
 from . import claim
 from .base import Job, JobStatus, Launcher, Phase, tail
@@ -31,8 +39,8 @@ class Member:
     job: Job
     steps: int = 0
     """Training steps of the whole run; 0 where the job trains nothing."""
-    eval_sets: frozenset[str] = frozenset()
-    """Evaluation sets that the result must hold."""
+    eval_sets: Mapping[str, str] = field(default_factory=dict)
+    """Evaluation sets that the result must hold: name -> fingerprint."""
     prepare: Callable[[], object] = lambda: None
     """Makes the run directory ready; called before each submission."""
     standing: Standing = "waiting"
@@ -65,12 +73,6 @@ class Event:
     member: Member
     what: Literal["started", "attached", "restarts", "ended"]
     detail: str = ""
-
-
-def missing_sets(run_dir: RunDir, wanted: frozenset[str]) -> list[str]:
-    """Evaluation sets that a completed run's result does not hold yet."""
-    final = (read_json(run_dir.result) or {}).get("final") or {}
-    return sorted(wanted - set(final.get("sets") or {}))
 
 
 class Fleet:
@@ -178,7 +180,7 @@ class Fleet:
             self._settle_died(member, status, silent)
 
     def _settle_completed(self, member: Member, status: JobStatus) -> None:
-        missing = missing_sets(member.job.run_dir, member.eval_sets)
+        missing = missing_sets(read_json(member.job.run_dir.result) or {}, member.eval_sets)
         if not missing:
             self._end(member, "completed")
         elif self.stopping:

@@ -150,9 +150,9 @@ def switch_off_dropout(network: nn.Module) -> None:
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy a saved state dict in; names that tie to saved ones may be missing, nothing else may."""
     report = network.load_state_dict(weights, strict=False)
-    tied = set(
-        getattr(network, "all_tied_weights_keys", None) or getattr(network, "_tied_weights_keys", None) or ()
-    )
+    # A mapping in newer transformers, empty for untied models whatever the older attribute says.
+    tied_keys = getattr(network, "all_tied_weights_keys", None)
+    tied = set(getattr(network, "_tied_weights_keys", None) or () if tied_keys is None else tied_keys)
     missing = [name for name in report.missing_keys if name not in tied]
     if missing or report.unexpected_keys:
         raise LabError(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trb_lab.errors import UsageError
+from trb_lab.spec.experiment import Loss, TopKLoss
 
 MAX_MISMATCH_SHARE = 0.01
 """More ids than this with different tokens: the tokenizers are of different families."""
@@ -65,6 +66,13 @@ def share_vocabulary(
             f"student and teacher do not share a vocabulary: {len(different)} of {size} ids stand for different tokens "
             f"(id {i} is {student_tokens[i]!r} and {teacher_tokens[i]!r}). Choose models of one tokenizer family."
         )
+    confused = [i for i in (*student_stop_ids, *teacher_stop_ids) if i in different]
+    if confused:
+        i = confused[0]
+        raise UsageError(
+            f"id {i} ends a response in one model and is another token in the other "
+            f"({student_tokens[i]!r} and {teacher_tokens[i]!r}): their stop events cannot be merged."
+        )
     stop_id = student_stop_ids[0]
     if stop_id >= size:
         raise UsageError(
@@ -73,3 +81,12 @@ def share_vocabulary(
     union = tuple(dict.fromkeys(student_stop_ids + teacher_stop_ids))
     masked = sorted({i for i in different if i != stop_id} | {i for i in union if i != stop_id and i < size})
     return SharedVocabulary(size, stop_id, union, tuple(masked))
+
+
+def check_support(loss: Loss, vocabulary: SharedVocabulary) -> None:
+    """Raises UsageError where the loss wants a larger support than there are tokens."""
+    if isinstance(loss, TopKLoss) and loss.top_k > vocabulary.size:
+        raise UsageError(
+            f"loss.top_k is {loss.top_k} and the models share {vocabulary.size} tokens: "
+            f"lower it to at most {vocabulary.size}."
+        )

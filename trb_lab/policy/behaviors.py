@@ -46,9 +46,9 @@ class StepBehavior:
         return self.target is not None
 
 
-def student_rollouts(rows: int) -> StepBehavior:
-    """mu = p."""
-    return StepBehavior(0.0, None, torch.zeros(rows, dtype=torch.bool))
+def student_rollouts(rows: int, value: float = 0.0) -> StepBehavior:
+    """mu = p; `value` is the annealed quantity, where it is too small to change a row."""
+    return StepBehavior(value, None, torch.zeros(rows, dtype=torch.bool))
 
 
 def _opd(warmup: OpdWarmup, step: int, rows: int, seed: int) -> StepBehavior:
@@ -79,7 +79,7 @@ def _teacher_forced(warmup: TeacherForcedWarmup, step: int, rows: int, seed: int
     share = warmup.share_at(step)
     count = round(share * rows)
     if count == 0:
-        return student_rollouts(rows)
+        return student_rollouts(rows, share)
     chosen = generator(seed, "teacher_forced", step).permutation(rows)[:count]
     teacher_rows = torch.zeros(rows, dtype=torch.bool)
     teacher_rows[torch.from_numpy(chosen)] = True
@@ -93,11 +93,9 @@ def _mixture(warmup: MixtureWarmup, step: int, rows: int, seed: int) -> StepBeha
         return student_rollouts(rows)
     if warmup.level == "sequence":
         coins = generator(seed, "mixture", step).random(rows) < weight
-        return (
-            StepBehavior(weight, _drive_rows, torch.from_numpy(coins))
-            if coins.any()
-            else student_rollouts(rows)
-        )
+        if not coins.any():
+            return student_rollouts(rows, weight)
+        return StepBehavior(weight, _drive_rows, torch.from_numpy(coins))
 
     def target(log_p_BV: Tensor, log_q_BV: Tensor, teacher_rows_B: Tensor) -> Target:
         log_weights = torch.tensor([1.0 - weight, weight], dtype=torch.float64).log().to(log_p_BV)

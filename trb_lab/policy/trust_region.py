@@ -34,6 +34,10 @@ SLACK_PASSES = 8
 MAX_PASSES = math.ceil(math.log2(1.0 / (2.0 * BETA_TOLERANCE))) + SLACK_PASSES
 
 
+CPU_CHUNK = 200_000
+"""Probabilities worked on at once on a CPU: larger temporaries leave the cache and cost page faults."""
+
+
 class Blend(NamedTuple):
     """A batch of blends, in the dtype of the student's log-probs."""
 
@@ -64,9 +68,18 @@ def trust_region(log_p_BV: Tensor, log_q_BV: Tensor, eps: float | Tensor) -> Ble
     Where even beta = 1 is feasible the blend is q renormalised on the common support, which is q itself where
     p > 0 wherever q > 0.
     """
+    eps_B = torch.as_tensor(eps, dtype=torch.float64, device=log_p_BV.device).expand(log_p_BV.shape[0])
+    rows = log_p_BV.shape[0]
+    if log_p_BV.device.type == "cpu":
+        rows = max(1, CPU_CHUNK // log_p_BV.shape[-1])
+    parts = zip(log_p_BV.split(rows), log_q_BV.split(rows), eps_B.split(rows), strict=True)
+    found = [_solve(*part) for part in parts]
+    return found[0] if len(found) == 1 else Blend(*(torch.cat(column) for column in zip(*found, strict=True)))
+
+
+def _solve(log_p_BV: Tensor, log_q_BV: Tensor, eps_B: Tensor) -> Blend:
     p_BV = torch.log_softmax(log_p_BV.double(), dim=-1)
     q_BV = torch.log_softmax(log_q_BV.double(), dim=-1)
-    eps_B = torch.as_tensor(eps, dtype=torch.float64, device=p_BV.device).expand(p_BV.shape[0])
     common_BV = torch.isfinite(p_BV) & torch.isfinite(q_BV)
     problem = _Problem(p_BV.masked_fill(~common_BV, NEG_INF), torch.where(common_BV, q_BV - p_BV, 0.0))
     # As beta leaves 0 the KL jumps to -log p(common support): 0 where q > 0 on all of p.

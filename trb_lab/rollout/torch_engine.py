@@ -72,9 +72,9 @@ class TorchEngine:
             if keep.teacher_hidden and teacher:
                 record["teacher_hidden"] = teacher.hidden_BH
             recorder.add(rows_A, tokens_A, record)
-            alive_A = tokens_A != self.pair.vocabulary.stop_id
+            recorder.finished[rows_A] |= tokens_A == self.pair.vocabulary.stop_id
+            alive_A = ~recorder.finished[rows_A]  # rows that ended earlier may still be in the batch
             num_alive = int(alive_A.sum())
-            recorder.finished[rows_A[~alive_A]] = True
             if num_alive == 0 or t == limit - 1:
                 break
             if num_alive < COMPACT_BELOW * len(rows_A):

@@ -56,11 +56,14 @@ class FullLoss(Spec):
 Loss = Annotated[TopKLoss | FullLoss, Field(discriminator="kind")]
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimSpec(Spec):
     """AdamW, constant learning rate after a cosine warmup."""
 
     lr: float = Field(1e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0)
     """Largest global gradient norm."""
@@ -88,7 +91,7 @@ class EvalSpec(Spec):
     max_new_tokens: int | None = Field(None, ge=1)
     """Longest response; null takes rollout.max_new_tokens."""
     seed: int = Field(0, ge=0)
-    """Seed of the evaluation's random draws, shared by all arms and training seeds."""
+    """Seed of the evaluation's random draws, together with the training seed: arms of one seed share them."""
 
     @model_validator(mode="after")
     def _unique_names(self) -> Self:

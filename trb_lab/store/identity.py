@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from trb_lab.spec import ExperimentSpec
@@ -82,6 +83,9 @@ def identity(spec: ExperimentSpec, contents: dict[str, str]) -> dict[str, Any]:
     flat = flatten(tree)
     for dotted in EXCLUDED:
         _drop(tree, dotted)
+    dataset = tree["dataset"]
+    if dataset["kind"] == "hub" and Path(dataset["id"]).expanduser().is_dir():
+        _drop(tree, "dataset.id")  # a local folder in the hub's layout: content hash instead
     for dotted, value in OMITTED_AT_VALUE.items():
         if dotted in flat and flat[dotted] == value:
             _drop(tree, dotted)

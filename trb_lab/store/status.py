@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -150,6 +151,14 @@ def last_error(run_dir: RunDir) -> dict[str, Any] | None:
     if not last.get("error"):
         return None
     return {key: last.get(key) for key in ("attempt", "error_class", "error", "traceback")}
+
+
+def missing_sets(result: dict[str, Any], wanted: Mapping[str, str]) -> list[str]:
+    """Names of the wanted sets (name -> fingerprint) that a result.json has no score of."""
+    scored = ((result.get("final") or {}).get("sets")) or {}
+    return sorted(
+        name for name, print_ in wanted.items() if scored.get(name, {}).get("fingerprint") != print_
+    )
 
 
 def begin_attempt(run_dir: RunDir) -> int:

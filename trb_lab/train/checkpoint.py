@@ -35,8 +35,10 @@ class SavedState:
     step: int
     """Updates made; the next step to run."""
     metrics_offset: int
-    tokens: dict[str, int] | None = None
+    tokens: dict[str, int]
     """Counters that go on: student and teacher tokens so far."""
+    cpu_threads: int | None
+    """Threads that the run has used: sums are not associative, so a resume takes as many. None on a GPU."""
 
 
 def save(
@@ -45,7 +47,8 @@ def save(
     """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`."""
     final = run_dir.checkpoints / f"step_{state['step']:06d}"
     temporary = run_dir.checkpoints / f".tmp-{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for left in run_dir.checkpoints.glob(".tmp-*"):  # of a save that was killed, or met a full disk
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(saved_weights(student), temporary / WEIGHTS)
     save_file(optimizer.state_tensors(), temporary / OPTIMIZER)
@@ -56,8 +59,11 @@ def save(
     shutil.rmtree(final, ignore_errors=True)
     os.rename(temporary, final)
     _flush(run_dir.checkpoints)
-    for old in _folders(run_dir)[keep:]:
-        shutil.rmtree(old)
+    # Every other folder is older, or was found damaged and passed over when this run resumed behind it.
+    older = [folder for folder in _folders(run_dir) if _step_of(folder) < state["step"]]
+    damaged = [folder for folder in _folders(run_dir) if _step_of(folder) > state["step"]]
+    for folder in [*older[keep - 1 :], *damaged]:
+        shutil.rmtree(folder)
     return final
 
 
@@ -72,7 +78,11 @@ def _flush(path: Path) -> None:
 def _folders(run_dir: RunDir) -> list[Path]:
     """Checkpoint folders, newest first."""
     found = [p for p in run_dir.checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", p.name)]
-    return sorted(found, key=lambda p: int(p.name.removeprefix("step_")), reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def newest(run_dir: RunDir) -> SavedState | None:
@@ -87,7 +97,9 @@ def newest(run_dir: RunDir) -> SavedState | None:
             (folder / name).exists() and (folder / name).stat().st_size == size
             for name, size in sizes.items()
         ):
-            return SavedState(folder, state["step"], state["metrics_offset"], tokens=state.get("tokens"))
+            return SavedState(
+                folder, state["step"], state["metrics_offset"], state["tokens"], state.get("cpu_threads")
+            )
     return None
 
 

@@ -20,14 +20,15 @@ def _token_mean(values_BT: Tensor, rollouts: Rollouts) -> float:
     return float(values_BT.double()[rollouts.mask_BT].mean())
 
 
-def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict] | None) -> dict[str, float]:
+def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict | None]) -> dict[str, float]:
     """`rollout/*`: lengths, truncation, loops; reward where there are answers to grade against."""
     values = response_statistics(
         rollouts.responses(), rollouts.lengths_B.tolist(), rollouts.finished_B.tolist()
     )
     values["tokens"] = rollouts.num_tokens
-    if verdicts:
-        graded = verdict_statistics(verdicts)
+    known = [verdict for verdict in verdicts if verdict is not None]
+    if known:
+        graded = verdict_statistics(known)
         values["reward"] = graded["correct_share"]
         values["no_answer_share"] = graded["no_answer_share"]
         values["grading_timeouts"] = graded["timeouts"]
@@ -56,12 +57,12 @@ def sample_rows(
     tokenizer: Any,
     prompts: Sequence[str],
     golds: Sequence[str | None],
-    verdicts: Sequence[Verdict] | None,
+    verdicts: Sequence[Verdict | None],
 ) -> list[dict[str, Any]]:
     """The first rollouts as rows of samples.parquet; `prompts` are problem texts, one a rollout."""
     rows = []
     for i in range(min(NUM_SAMPLES, len(prompts))):
-        length = int(rollouts.lengths_B[i])
+        length, verdict = int(rollouts.lengths_B[i]), verdicts[i]
         ids = rollouts.tokens_BT[i, :length].tolist()
 
         def column(values_BT: Tensor | None, i: int = i, length: int = length) -> list[float] | None:
@@ -71,9 +72,9 @@ def sample_rows(
             {
                 "prompt": prompts[i],
                 "response": tokenizer.decode(ids, skip_special_tokens=True),
-                "answer": verdicts[i].answer if verdicts else None,
+                "answer": verdict.answer if verdict else None,
                 "gold": golds[i],
-                "correct": verdicts[i].correct if verdicts else None,
+                "correct": verdict.correct if verdict else None,
                 "tokens": [tokenizer.decode([token]) for token in ids],
                 "student_logprob": column(rollouts.student_logprob_BT),
                 "teacher_logprob": column(rollouts.teacher_logprob_BT),

@@ -107,6 +107,7 @@ class Trainer:
             metrics: dict[str, float] = {
                 "train/loss": stats.loss,
                 "train/reverse_kl": stats.reverse_kl,
+                "train/logprob_gap": stats.logprob_gap,
                 "train/grad_norm": norm,
                 "train/lr": learning_rate(self.spec.optim, step),
                 **rollout_metrics(rollouts, verdicts),
@@ -136,16 +137,17 @@ class Trainer:
         checkpoint.restore(saved, self.pair.student.network, self.optimizer)
         self.metrics.truncate(saved.metrics_offset)
         self.next_step = saved.step
-        self.tokens.update(saved.tokens or {})
+        self.tokens.update(saved.tokens)
 
-    def _grade(self, problems: list[Problem], rollouts: Rollouts) -> list[Verdict] | None:
-        """Verdicts of the rollouts, or None where the data set has no answers."""
-        if any(problem.answer is None for problem in problems):
-            return None
+    def _grade(self, problems: list[Problem], rollouts: Rollouts) -> list[Verdict | None]:
+        """Verdicts of the rollouts; None where the problem has no answer to grade against."""
         texts = self.pair.student.tokenizer.batch_decode(rollouts.responses(), skip_special_tokens=True)
-        return self.grader.grade(
-            [(str(problem.answer), text) for problem, text in zip(problems, texts, strict=True)]
-        )
+        answered = [i for i, problem in enumerate(problems) if problem.answer is not None]
+        graded = self.grader.grade([(str(problems[i].answer), texts[i]) for i in answered])
+        verdicts: list[Verdict | None] = [None] * len(problems)
+        for i, verdict in zip(answered, graded, strict=True):
+            verdicts[i] = verdict
+        return verdicts
 
     def _backward(self, rollouts: Rollouts) -> Any:
         resources = self.spec.resources
@@ -180,7 +182,7 @@ class Trainer:
         return step == 0 or self._evaluation_is_due()
 
     def _save_samples(
-        self, step: int, problems: list[Problem], rollouts: Rollouts, verdicts: list[Verdict] | None
+        self, step: int, problems: list[Problem], rollouts: Rollouts, verdicts: list[Verdict | None]
     ) -> None:
         rows = sample_rows(
             rollouts,
@@ -216,6 +218,7 @@ class Trainer:
             # Nothing more to restore: the data position and every generator follow from (seed, step).
             "data_position": self.next_step * self.spec.rollout.prompts_per_step,
             "seed": self.spec.seed,
+            "cpu_threads": torch.get_num_threads() if self.pair.student.device.type == "cpu" else None,
         }
         checkpoint.save(
             self.run_dir, self.pair.student.network, self.optimizer, state, self.spec.checkpoint.keep
