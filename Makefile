@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-sweep: $(STAMP)  ## Run the main sweep on the bundled models, to a report (about 12 minutes on 2 cores)
+sweep: $(STAMP)  ## Run the main sweep on the bundled models, to a report (about 10 minutes on 2 cores)
 	$(BIN)/trb-lab sweep sweeps/kl_budget.yaml
 
 smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)

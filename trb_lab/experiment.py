@@ -59,7 +59,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 data=TrainingData(spec, pair, grader),
                 engine=engine,
                 grader=grader,
-                evaluate=lambda updates: as_metrics(suite.evaluate()),
+                evaluate=lambda: as_metrics(suite.evaluate()),
                 reporter=ProgressLine(spec.steps, saved.step if saved else 0),
                 should_stop=should_stop,
             )

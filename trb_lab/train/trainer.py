@@ -61,7 +61,7 @@ class Clock:
 
 @dataclass
 class Trainer:
-    """Everything a run needs, built by experiment.py. `evaluate(updates)` returns `eval/*` metrics."""
+    """Everything a run needs, built by experiment.py. `evaluate()` scores the student: `eval/*` metrics."""
 
     spec: ExperimentSpec
     run_dir: RunDir
@@ -70,7 +70,7 @@ class Trainer:
     data: TrainingData
     engine: RolloutEngine
     grader: Grader
-    evaluate: Callable[[int], dict[str, float]]
+    evaluate: Callable[[], dict[str, float]]
     reporter: Reporter
     should_stop: Callable[[], bool]
 
@@ -118,7 +118,7 @@ class Trainer:
                 self._save_samples(step, prompts.problems, rollouts, verdicts)
             if self._evaluation_is_due():
                 with clock("eval"):
-                    metrics.update(self.evaluate(self.next_step))
+                    metrics.update(self.evaluate())
             self._log(step, metrics, clock.seconds, rollouts)
             stopping = self.should_stop()
             if stopping or self._checkpoint_is_due():
