@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -270,3 +271,23 @@ def test_planning_needs_nothing_heavy():
     code = f"import sys, trb_lab.sweep; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS.parent)
     assert found.stdout.strip() == "[]", found.stderr
+
+
+def test_a_run_directory_that_is_removed_while_it_waits_is_made_again(lab: Lab):
+    lab.behave({**SLOW, "trb": {}, "opd": {"pause": 0.05, "steps": 20}})
+    lab.edit("parallel: 2", "parallel: 1")
+    with lab.driver() as driver:
+        lab.wait_for_steps(1)
+        waiting = next(r for r in lab.store.trials() if r.run_id.startswith("opd-s1"))
+        shutil.rmtree(waiting.path)
+        lab.behave({})
+        assert driver.wait(60) == 0
+    assert waiting.result.exists()
+
+
+def test_sets_of_one_name_must_be_the_same_within_a_shared_trial(lab: Lab):
+    other = "{name: easy, dataset: {kind: arith, split: test, level: easy, num_examples: 20}}"
+    twin = f"  twin: {{overrides: {{warmup: {{kind: opd}}, eval.sets: [{other}]}}}}"
+    lab.edit("arms:", f"arms:\n{twin}")
+    with pytest.raises(UsageError, match="give the name 'easy' to different sets"):
+        plan_sweep(lab.path, lab.store)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trb_lab.errors import UsageError
+from trb_lab.launch import claim
 from trb_lab.launch.claim import live_worker
-from trb_lab.store import locks
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import TrialState, state_of
 from trb_lab.sweep_view import text_table
@@ -110,15 +110,20 @@ def _spare_checkpoints(run: RunDir) -> Iterator[Path]:
 
 
 def _remove_all(store: Store, items: list[Item]) -> int:
-    """Remove; returns the bytes freed. A run that somebody has taken up meanwhile is left out."""
+    """Remove; returns the bytes freed. A run that somebody has taken up meanwhile is left out.
+
+    The claim is what a launcher takes before its worker exists, so nobody can start one while we remove.
+    """
     freed = 0
     for item in items:
-        try:
-            with locks.hold(item.run.lock, item.run.run_id):
-                _remove(store, item)
-        except locks.Locked:
+        descriptor = claim.take(item.run, "clean") if item.run.path.exists() else None
+        if descriptor is None:
             print(f"{item.run.run_id} is in use now and stays.", file=sys.stderr)
             continue
+        try:
+            _remove(store, item)
+        finally:
+            os.close(descriptor)
         freed += item.bytes
     return freed
 

@@ -168,9 +168,13 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
         load_weights(pair.student.network, checkpoint.load_student(saved))
         with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
             scores = _suite(spec, missing, pair.student, _engine(spec, pair), grader).evaluate()
+        sets = dict(result["final"]["sets"])
         for name, entry in scores.items():
-            entry["fingerprint"] = prints[name]
-        sets = {**result["final"]["sets"], **scores}
-        result = {**result, "final": {"mean_pass_at_1": mean_score(sets), "sets": sets}}
+            old = sets.get(name)
+            if old is not None:  # another sweep's set of the same name: its score stays, under a longer name
+                sets[f"{name}@{old.get('fingerprint')}"] = old
+            sets[name] = {**entry, "fingerprint": prints[name]}
+        mean = mean_score({name: entry for name, entry in sets.items() if name in prints})
+        result = {**result, "final": {"mean_pass_at_1": mean, "sets": sets}, "finished": time.time()}
         write_json(run_dir.result, result)
     return result

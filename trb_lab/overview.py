@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -249,9 +250,12 @@ def _stop_driver(sweep: SweepDir) -> None:
     driver = locks.owner(sweep.driver_lock)
     if not on_this_host(driver.get("host")):
         raise LabError(f"The driver of '{sweep.name}' runs on {driver.get('host')}: cancel the sweep there.")
-    os.kill(int(driver["pid"]), signal.SIGTERM)
+    with contextlib.suppress(
+        ProcessLookupError, KeyError
+    ):  # it has just ended, or just begun: the wait tells
+        os.kill(int(driver["pid"]), signal.SIGTERM)
     if not _gone_within(CANCEL_SECONDS, lambda: not locks.is_held(sweep.driver_lock)):
-        who = f"The driver of '{sweep.name}' (process {driver['pid']})"
+        who = f"The driver of '{sweep.name}' (process {driver.get('pid', '?')})"
         raise LabError(f"{who} does not end; nothing was cancelled.")
 
 

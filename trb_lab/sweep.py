@@ -30,8 +30,8 @@ from trb_lab.launch.follow import Fleet, Member
 from trb_lab.launch.local import ProcessLauncher
 from trb_lab.launch.mirror import MirrorProcess
 from trb_lab.store import locks
-from trb_lab.store.run_dir import Store
-from trb_lab.store.status import last_error, state_of
+from trb_lab.store.run_dir import RunDir, Store
+from trb_lab.store.status import TrialState, last_error, state_of
 from trb_lab.sweep_plan import NOTHING_TO_DO, Plan, Row, plan_sweep, write_plan
 from trb_lab.sweep_view import LiveView, PlainView, View, duration, plan_json, plan_summary, plan_text
 
@@ -101,19 +101,17 @@ def _members(plan: Plan, store: Store) -> list[Member]:
     """What is to be run or followed: references first (they are short), then trials seed by seed."""
     references = [
         Member(
-            Job(reference.run_dir, "eval", reference.spec.resources),
+            Job(reference.run_dir, "eval", reference.spec.resources, reference.prepare),
             eval_sets=reference.eval_sets,
-            prepare=reference.prepare,
         )
         for reference in plan.references.values()
         if reference.action not in NOTHING_TO_DO
     ]
     trials = [
         Member(
-            Job(trial.run_dir, "run", trial.spec.resources),
+            Job(trial.run_dir, "run", trial.spec.resources, partial(trial.prepare, store)),
             steps=trial.spec.steps,
             eval_sets=trial.eval_sets,
-            prepare=partial(trial.prepare, store),
         )
         for trial in plan.trials.values()
         if trial.action not in NOTHING_TO_DO
@@ -175,24 +173,27 @@ def _view(names: dict[str, str], as_json: bool) -> Iterator[View]:
 def _conclude(plan: Plan, fleet: Fleet, store: Store, as_json: bool) -> int:
     """Make the report and tell how it went. Returns the exit code."""
     outcome = [_outcome(row, fleet, store) for row in plan.rows]
-    failed = [row for row in outcome if row["state"] == "failed"]
-    failed += [
-        {"run_id": m.run_id, "name": "reference", "state": m.standing, "error": m.error}
-        for m in fleet.members.values()
-        if m.run_id in plan.references and m.standing == "failed"
+    references = [
+        {"run_id": run_id, "name": f"{r.role} (reference)", **_standing(run_id, r.run_dir, fleet)}
+        for run_id, r in plan.references.items()
     ]
+    failed = [row for row in [*outcome, *references] if row["state"] == "failed"]
+    # Stopped by somebody else; one that was cancelled is as its owner wants it.
+    interrupted = [m for m in fleet.members.values() if m.standing == "interrupted"]
+    unfinished = [m.run_id for m in interrupted if state_of(m.job.run_dir) != TrialState.CANCELLED]
     paths: dict[str, str] = {}
     problem = None
     try:
         paths = _report(store, plan.sweep.name)
-    except LabError as error:
-        problem = f"No report: {error}"
+    except Exception as error:  # whatever it is, the runs are done and the rest must still be told
+        kind = "" if isinstance(error, LabError) else f"{type(error).__name__}: "
+        problem = f"No report: {kind}{error}"
     if as_json:
         counts = dict(Counter(row["state"] for row in outcome))
         print(json.dumps({"counts": counts, "trials": outcome, "report": paths, "problem": problem}))
     else:
-        print(_closing(paths, failed, problem))
-    return 1 if failed or problem else 0
+        print(_closing(paths, failed, unfinished, problem))
+    return 1 if failed or unfinished or problem else 0
 
 
 def _report(store: Store, name: str) -> dict[str, str]:
@@ -203,15 +204,20 @@ def _report(store: Store, name: str) -> dict[str, str]:
 
 
 def _outcome(row: Row, fleet: Fleet, store: Store) -> dict[str, Any]:
-    """How a row stands at the end. The fleet knows of failures that leave a completed trial completed."""
-    run_dir = store.trial(row.run_id)
-    member = fleet.members.get(row.run_id)
-    state = str(member.standing if member is not None else state_of(run_dir))
-    error = member.error if member is not None else (last_error(run_dir) or {}).get("error")
-    return {"run_id": row.run_id, "name": row.name, "state": state, "error": error}
+    return {"run_id": row.run_id, "name": row.name, **_standing(row.run_id, store.trial(row.run_id), fleet)}
 
 
-def _closing(paths: dict[str, str], failed: list[dict[str, Any]], problem: str | None) -> str:
+def _standing(run_id: str, run_dir: RunDir, fleet: Fleet) -> dict[str, Any]:
+    """How a run stands at the end. The fleet knows of failures that leave a completed trial completed."""
+    member = fleet.members.get(run_id)
+    if member is not None:
+        return {"state": str(member.standing), "error": member.error}
+    return {"state": str(state_of(run_dir)), "error": (last_error(run_dir) or {}).get("error")}
+
+
+def _closing(
+    paths: dict[str, str], failed: list[dict[str, Any]], unfinished: list[str], problem: str | None
+) -> str:
     """The report's table, what failed and why, and where things are."""
     lines = []
     if "table" in paths:
@@ -220,5 +226,9 @@ def _closing(paths: dict[str, str], failed: list[dict[str, Any]], problem: str |
         lines.append(f"failed: {row['name']} ({row['run_id']}): {row['error']}")
     if failed:
         lines.append("See `trb-lab logs TRIAL`; `trb-lab sweep ... --retry-failed` runs failed trials again.")
+    if unfinished:
+        lines.append(
+            f"{len(unfinished)} trials are not finished (stopped from outside); the same command goes on."
+        )
     lines += [f"{name}: {path}" for name, path in paths.items()]
     return "\n".join([*lines, problem] if problem else lines)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from trb_lab.errors import UsageError
 from trb_lab.launch.claim import live_worker
 from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
@@ -195,6 +196,7 @@ def write_plan(plan: Plan, store: Store) -> None:
                 "seed": row.draft.seed,
                 "overrides": row.draft.overrides,
                 "spec": row.draft.spec.model_dump(mode="json"),
+                "eval_sets": {s.name: set_fingerprint(s) for s in row.draft.spec.eval.sets},
             }
             for row in plan.rows
         ],
@@ -270,8 +272,14 @@ def _model_identity(model: ModelSpec) -> dict[str, Any]:
 
 
 def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:
-    """The spec with further evaluation sets; one of a name that it has already is left out."""
-    known = {s.name for s in spec.eval.sets}
+    """The spec with further evaluation sets. Two arms that share a trial must mean the same by a name."""
+    known = {s.name: s for s in spec.eval.sets}
+    for added in sets:
+        if added.name in known and set_fingerprint(added) != set_fingerprint(known[added.name]):
+            raise UsageError(
+                f"eval.sets: two arms that share a trial ({spec.warmup.kind}, seed {spec.seed}) give the name "
+                f"'{added.name}' to different sets. Give one of them another name."
+            )
     more = [s for s in sets if s.name not in known]
     if not more:
         return spec

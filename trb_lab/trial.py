@@ -6,6 +6,7 @@ The driver plans with this without torch; the worker and the command line prepar
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,10 +62,14 @@ def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
 
 def set_fingerprint(eval_set: EvalSet) -> str:
     """What an evaluation set holds, whatever it is called: 16 hex digits."""
-    fields = eval_set.dataset.model_dump(mode="json")
+    return _data_fingerprint(eval_set.dataset.model_dump_json(), dataset_version(eval_set.dataset))
+
+
+@lru_cache(maxsize=1024)
+def _data_fingerprint(dataset: str, version: str) -> str:
+    fields = json.loads(dataset)
     fields.pop("path", None)  # content instead
-    content = canonical_json({**fields, "content": dataset_version(eval_set.dataset)})
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json({**fields, "content": version}).encode()).hexdigest()[:16]
 
 
 def _refuse_foreign_directory(run_dir: RunDir) -> None:

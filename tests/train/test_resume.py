@@ -172,7 +172,14 @@ def test_a_set_that_changed_under_its_name_is_scored_again(tmp_path):
     }
     again = small_run(tmp_path, eval={"sets": [harder], "samples": 1, "every": 3})
     assert again.path == run_dir.path  # sets are no part of the identity
-    assert run_experiment(again)["final"]["sets"]["easy"]["num_problems"] == 9
+    sets = run_experiment(again)["final"]["sets"]
+    assert sets["easy"]["num_problems"] == 9
+    kept = next(entry for name, entry in sets.items() if name.startswith("easy@"))
+    assert kept["num_problems"] == 12
+    # The first question finds its answer again: nothing is evaluated a third time.
+    before = run_dir.result.read_bytes()
+    run_experiment(small_run(tmp_path))
+    assert run_dir.result.read_bytes() == before
 
 
 def test_resources_of_the_second_command_count(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,6 +70,8 @@ def sweep(
 
 def _run_here(job: Job) -> int:
     """A worker's work in this process; a failure is in the run directory, as it would be of a worker."""
+    from trb_lab.worker import Stopped
+
     try:
         if job.verb == "eval":
             from trb_lab.evaluation import evaluate_reference
@@ -78,7 +83,12 @@ def _run_here(job: Job) -> int:
             run_experiment(job.run_dir)
     except LabError as error:
         typer.echo(error, err=True)
+        if isinstance(error, Stopped):  # the signal was meant for the driver too
+            os.kill(os.getpid(), signal.SIGINT)
         return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
     return 0
 
 

@@ -8,7 +8,7 @@ and one conformance suite (tests/launch/conformance.py).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -19,12 +19,15 @@ from trb_lab.store.run_dir import RunDir
 
 @dataclass(frozen=True)
 class Job:
-    """One worker to be run on one prepared run directory. Its key everywhere is the directory's run id."""
+    """One worker to be run on one run directory. Its key everywhere is the directory's run id."""
 
     run_dir: RunDir
     verb: Literal["run", "eval"] = "run"
     """`run` trains a trial, `eval` evaluates a reference model."""
     resources: ResourcesSpec = field(default_factory=lambda: ResourcesSpec.model_validate({}))
+
+    prepare: Callable[[], object] = lambda: None
+    """Makes the run directory ready; called again just before the worker starts, should somebody have removed it."""
 
     @property
     def run_id(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -41,8 +41,6 @@ class Member:
     """Training steps of the whole run; 0 where the job trains nothing."""
     eval_sets: Mapping[str, str] = field(default_factory=dict)
     """Evaluation sets that the result must hold: name -> fingerprint."""
-    prepare: Callable[[], object] = lambda: None
-    """Makes the run directory ready; called before each submission."""
     standing: Standing = "waiting"
     error: str | None = None
     restarts: int = 0
@@ -129,7 +127,7 @@ class Fleet:
                 self.launcher.cancel(member.run_id, kill=kill)
 
     def _submit(self, member: Member) -> None:
-        member.prepare()
+        member.job.prepare()  # now, so that a waiting trial can be looked at and cancelled
         self._marks[member.run_id] = _mark(member.job.run_dir)
         self.launcher.submit(member.job)
 
@@ -241,7 +239,7 @@ def record_failure(run_dir: RunDir, error: str) -> None:
     events = attempts(run_dir)
     open_attempt = events[-1].get("attempt") if events and events[-1]["event"] == "start" else None
     number = begin_attempt(run_dir) if open_attempt is None else int(open_attempt)
-    end_attempt(run_dir, number, TrialState.FAILED, error=error)
+    end_attempt(run_dir, number, TrialState.FAILED, error=error, error_class="killed")
 
 
 def _was_killed(status: JobStatus) -> bool:

@@ -128,6 +128,7 @@ class ProcessLauncher:
         self._jobs[job.run_id] = job
 
     def _start(self, job: Job) -> None:
+        job.prepare()
         gpus = self._assign(job)
         descriptor = claim.take(job.run_dir, self.name, gpus)
         if descriptor is None:  # another driver was faster: follow its worker
@@ -241,6 +242,7 @@ class InlineLauncher:
         self._jobs[job.run_id] = job
 
     def _run(self, job: Job) -> None:
+        job.prepare()
         descriptor = claim.take(job.run_dir, self.name)
         if descriptor is None:
             self._attached[job.run_id] = job

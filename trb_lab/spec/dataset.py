@@ -67,7 +67,7 @@ Dataset = Annotated[
 class EvalSet(Spec):
     """A named evaluation set. The short form `arith/hard` stands for a bundled test set."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Column name in tables and metrics."""
     dataset: Dataset
 

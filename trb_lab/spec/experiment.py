@@ -131,7 +131,7 @@ class ResourcesSpec(Spec):
 class ExperimentSpec(Spec):
     """What `trb-lab run` runs."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     student: ModelField
     teacher: ModelField
     dataset: Dataset

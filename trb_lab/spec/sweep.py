@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .base import Spec
 
@@ -32,7 +32,7 @@ class ReportOptions(Spec):
 class SweepSpec(Spec):
     """What `trb-lab sweep` runs: every arm's settings x every seed."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     question: str
     base: str
     """Experiment YAML, relative to this file."""
@@ -43,3 +43,10 @@ class SweepSpec(Spec):
     parallel: int | None = Field(None, ge=1)
     """Trials at once; null takes one a GPU, or one a core on machines without."""
     report: ReportOptions = ReportOptions()
+
+    @field_validator("name")
+    @classmethod
+    def _not_taken(cls, name: str) -> str:
+        if name == "runs":
+            raise ValueError("a sweep cannot be called 'runs': runs that belong to no sweep have that name")
+        return name

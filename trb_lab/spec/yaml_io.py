@@ -49,6 +49,10 @@ def scalar(text: str) -> Any:
     return text
 
 
+MAX_NODES = 100_000
+"""Values in one file; a few lines of nested aliases would make billions."""
+
+
 class _Builder:
     """Turns composed nodes into plain values and notes lines."""
 
@@ -56,10 +60,16 @@ class _Builder:
         self.source = source
         self.lines: dict[KeyPath, int] = {}
         self.open_nodes: set[int] = set()
+        self.num_nodes = 0
 
     def build(self, node: yaml.Node, path: KeyPath) -> Any:
         line = node.start_mark.line + 1
         self.lines.setdefault(path, line)
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise UsageError(
+                f"{self.source}: more than {MAX_NODES} values: aliases multiply a block. Write it out."
+            )
         if id(node) in self.open_nodes:
             raise UsageError(
                 f"{self.source}:{line}: an alias refers to the block that contains it. Write it out."

@@ -30,7 +30,7 @@ def owner(path: Path) -> dict[str, Any]:
 def is_held(path: Path) -> bool:
     """Whether a live process holds the lock now."""
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

@@ -45,7 +45,7 @@ LEGAL: dict[TrialState, frozenset[TrialState]] = {
 }
 """Where a trial may go from each state. A completed trial stays completed."""
 
-ERROR_CLASSES = ("code", "oom", "nan", "user")
+ERROR_CLASSES = ("code", "oom", "nan", "user", "killed")
 
 
 class IllegalTransition(LabError):
@@ -155,10 +155,9 @@ def last_error(run_dir: RunDir) -> dict[str, Any] | None:
 
 def missing_sets(result: dict[str, Any], wanted: Mapping[str, str]) -> list[str]:
     """Names of the wanted sets (name -> fingerprint) that a result.json has no score of."""
-    scored = ((result.get("final") or {}).get("sets")) or {}
-    return sorted(
-        name for name, print_ in wanted.items() if scored.get(name, {}).get("fingerprint") != print_
-    )
+    entries = (((result.get("final") or {}).get("sets")) or {}).values()
+    scored = {entry.get("fingerprint") for entry in entries}
+    return sorted(name for name, print_ in wanted.items() if print_ not in scored)
 
 
 def begin_attempt(run_dir: RunDir) -> int:
