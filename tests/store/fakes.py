@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,25 @@ def completed_run(store: Store, run_id: str, seed: int = 0, steps: int = 10, sco
     return run
 
 
-def write_plan(store: Store, name: str, run_ids: dict[str, tuple[str, str, int]]) -> None:
-    """`run_ids`: run id -> (arm, setting, seed)."""
+def add_set(run: RunDir, name: str, score: float, finished: float) -> None:
+    """What an evaluation of a completed run on one more set leaves."""
+    result = read_state(run.result)
+    sets = result["final"]["sets"]
+    sets[name] = {"pass_at_1": score, "stderr": 0.01, "num_problems": 100}
+    result["final"]["mean_pass_at_1"] = sum(entry["pass_at_1"] for entry in sets.values()) / len(sets)
+    write_json(run.result, result | {"finished": finished})
+
+
+def write_plan(
+    store: Store,
+    name: str,
+    run_ids: dict[str, tuple[str, str, int]],
+    also: Sequence[tuple[str, tuple[str, str, int]]] = (),
+) -> None:
+    """`run_ids`: run id -> (arm, setting, seed); `also`: rows that share a trial with one of them."""
     trials = [
         {"run_id": r, "arm": arm, "setting": setting, "seed": seed, "overrides": {}}
-        for r, (arm, setting, seed) in run_ids.items()
+        for r, (arm, setting, seed) in [*run_ids.items(), *also]
     ]
     sweep = {"seeds": [0, 1], "base": "b.yaml"}
     write_json(store.sweep(name).plan, {"name": name, "question": "which?", "spec": sweep, "trials": trials})

@@ -38,9 +38,7 @@ def test_a_dead_server_loses_nothing(mirrored: Store, monkeypatch: pytest.Monkey
     assert (status.reason or "").startswith("unreachable")
     assert len(said) == 1
     assert "catches up" in said[0]
-    began = time.monotonic()
     sync_store(mirrored, dead, follow=True, deadline_seconds=1.0, poll_seconds=0.1, echo=said.append)
-    assert time.monotonic() - began < 20
     assert len(said) == 2  # one line, however often it was tried
     assert sync_store(mirrored).ok
     assert run_of(mirrored, "a-s0")["status"] == "FINISHED"

@@ -68,9 +68,11 @@ def test_ui_serves_follows_and_ends(mirrored: Store) -> None:
             assert json.load(answer)["state"] == "completed"
         completed_run(mirrored, "later", seed=1)
         end = time.monotonic() + 60
-        while not runs(address, "runs") and time.monotonic() < end:
+        states: list[str] = []
+        while states != ["FINISHED"] and time.monotonic() < end:  # made as RUNNING, ended in the same pass
             time.sleep(0.5)
-        assert [r["status"] for r in runs(address, "runs")] == ["FINISHED"]
+            states = [r["status"] for r in runs(address, "runs")]
+        assert states == ["FINISHED"]
         found = subprocess.run(["pgrep", "-P", str(ui.pid)], capture_output=True, text=True, check=False)
         server = int(found.stdout.split()[0])
     finally:

@@ -108,7 +108,7 @@ class Mirror:
             known = self._groups.get(sweep.name)
             if known is None or known[0] != now:  # plans are large: parse each version once
                 known = self._groups[sweep.name] = (now, sweep_group(self.store, sweep, self.uri))
-            planned.update(known[1].arms)
+            planned.update(known[1].trials)
             if self.sweep in (None, sweep.name):
                 groups.append(known[1])
         if self.sweep is None:

@@ -71,6 +71,21 @@ def metric_rows(line: Mapping[str, Any], timestamp_ms: int) -> list[MetricRow]:
     ]
 
 
+def new_timing(
+    lines: Iterable[tuple[int, Mapping[str, Any]]], shown: int
+) -> Iterator[tuple[int, list[MetricRow]]]:
+    """Rows of the lines whose step lies past `shown`; none for a step that was done again after a resume.
+
+    The first line of a step counts, as in step_times: clocks differ from attempt to attempt, and two rows at
+    one step would make a zigzag of the chart.
+    """
+    for offset, line in lines:
+        made = timing_rows(line) if int(line.get("step", -1)) > shown else []
+        if made:
+            shown = made[0].step
+        yield offset, made
+
+
 def timing_rows(line: Mapping[str, Any]) -> list[MetricRow]:
     """Rows `system/...` of one line of timing.jsonl."""
     if "step" not in line or "time" not in line:
@@ -84,15 +99,22 @@ def timing_rows(line: Mapping[str, Any]) -> list[MetricRow]:
     ]
 
 
+def finished_ms(result: Mapping[str, Any], fallback_ms: int) -> int:
+    """When result.json got its present content: set anew whenever a set is added to it."""
+    return int(1000 * result["finished"]) if _is_number(result.get("finished")) else fallback_ms
+
+
 def final_rows(result: Mapping[str, Any], fallback_ms: int) -> list[MetricRow]:
-    """Rows `final/...` of result.json, at the run's last step."""
+    """Rows `final/...` of result.json, at the run's last step.
+
+    The step stays when a set is added, and MLflow then shows the row with the largest timestamp.
+    """
     final = result.get("final") or {}
     values: dict[str, Any] = {"mean_pass_at_1": final.get("mean_pass_at_1")}
     values["seconds_total"] = result.get("seconds_total")
     for name, entries in (final.get("sets") or {}).items():
         values.update({f"{name}/{key}": value for key, value in entries.items()})
-    when = int(1000 * result["finished"]) if _is_number(result.get("finished")) else fallback_ms
-    step = int(result.get("steps") or 0)
+    when, step = finished_ms(result, fallback_ms), int(result.get("steps") or 0)
     return [
         MetricRow(metric_name(f"final/{key}"), float(value), when, step)
         for key, value in values.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ AD_HOC = "runs"
 """Experiment of the trials that no sweep plans."""
 
 NESTED_TAG = "mlflow.parentRunId"
+NAME_CHARACTERS = 200
+"""Of a run's arms in its name: MLflow's column for names is 250 wide."""
 PARENT_ID = "sweep:"
 """Value of RUN_ID_TAG of a parent run, before the sweep's name: no trial is called so."""
 
@@ -34,8 +36,13 @@ class Group:
     targets: list[Target]
     sweep: SweepDir | None = None
     question: str = ""
-    arms: dict[str, str] = field(default_factory=dict)
-    """Run id -> `arm setting`."""
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    """(run id, `arm setting`) of each row of the plan. Rows may share a trial."""
+
+    @property
+    def trials(self) -> list[str]:
+        """Run ids of the plan's trials, each once."""
+        return list(dict.fromkeys(run_id for run_id, _ in self.rows))
 
 
 def state_path(store: Store, folder_file: Path, uri: str) -> Path:
@@ -54,26 +61,37 @@ def _base_tags(role: str, run_id: str, sweep: str | None) -> dict[str, str]:
     return {**tags, "trb.sweep": sweep} if sweep is not None else tags
 
 
+def _label(trial: Mapping[str, Any]) -> str:
+    return f"{trial.get('arm', '')} {trial.get('setting') or ''}".strip()
+
+
+def _joined(values: Iterable[Any]) -> str:
+    """The values that say something, each once: `a, b`."""
+    return ", ".join(dict.fromkeys(str(v) for v in values if v not in (None, "")))
+
+
+def _trial_target(store: Store, sweep: SweepDir, run_id: str, sharing: Sequence[Mapping[str, Any]]) -> Target:
+    """One MLflow run for all the plan rows that share a trial, named after each of them."""
+    own = {key: _joined(trial.get(key) for trial in sharing) for key in ("arm", "setting", "seed")}
+    name = f"{_joined(map(_label, sharing))[:NAME_CHARACTERS]} seed {own['seed']}"
+    return Target(store.trial(run_id), run_id, name, {**_base_tags("trial", run_id, sweep.name), **own})
+
+
 def sweep_group(store: Store, sweep: SweepDir, uri: str) -> Group:
     """The trials and references that a sweep's plan names."""
     plan = read_json(sweep.plan) or {}
-    targets, arms = [], {}
-    for trial in plan.get("trials", []):
-        run_id, arm, setting = trial["run_id"], str(trial.get("arm", "")), str(trial.get("setting") or "")
-        arms[run_id] = f"{arm} {setting}".strip()
-        tags = {
-            **_base_tags("trial", run_id, sweep.name),
-            "arm": arm,
-            "setting": setting,
-            "seed": str(trial.get("seed", "")),
-        }
-        targets.append(Target(store.trial(run_id), run_id, f"{arms[run_id]} seed {trial.get('seed')}", tags))
+    planned = plan.get("trials", [])
+    named = [(trial["run_id"], _label(trial)) for trial in planned]
+    sharing: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in planned:
+        sharing.setdefault(trial["run_id"], []).append(trial)
+    targets = [_trial_target(store, sweep, run_id, trials) for run_id, trials in sharing.items()]
     for reference in plan.get("references", []):
         run_id, role = reference["run_id"], str(reference.get("role", "reference"))
         tags = {**_base_tags("reference", run_id, sweep.name), "arm": role}
         targets.append(Target(store.reference(run_id), run_id, f"{role} (untrained)", tags))
     path = state_path(store, sweep.mlflow, uri)
-    return Group(sweep.name, path, targets, sweep, str(plan.get("question", "")), arms)
+    return Group(sweep.name, path, targets, sweep, str(plan.get("question", "")), named)
 
 
 def _ad_hoc_target(run_dir: RunDir) -> Target:
@@ -98,33 +116,54 @@ def parent_tags(group: Group) -> dict[str, str]:
     return {**_base_tags("sweep", PARENT_ID + group.name, group.name), "mlflow.note.content": group.question}
 
 
-def parent_rows(
-    group: Group, entries: Mapping[str, Entry], states: Mapping[str, TrialState]
-) -> list[MetricRow]:
-    """Counts by state, and the mean final pass@1 of each arm's setting over its finished seeds.
+def parent_counts(group: Group, states: Mapping[str, TrialState]) -> dict[str, str]:
+    """Tags with the number of trials in each state: `trb.running` and so on.
 
-    Step and timestamp follow from the finished trials, so that a replay logs the same rows.
+    Tags and not metrics: counts fall as well as rise, and a tag always shows what was set last.
     """
-    counts = Counter(states[run_id] for run_id in group.arms)
-    finished = [e for r, e in entries.items() if r in group.arms and e.get("finished")]
-    when = max((int(e["finished"]) for e in finished), default=0)
-    step = sum(n for state, n in counts.items() if state not in (TrialState.NEW, TrialState.RUNNING))
-    made = [MetricRow("trials/planned", float(len(group.arms)), when, step)]
-    made += [MetricRow(f"trials/{state}", float(counts[state]), when, step) for state in TrialState]
-    scores: dict[str, list[float]] = {}
-    for run_id, arm in group.arms.items():
-        score = entries.get(run_id, {}).get("mean_pass_at_1")
+    counts = Counter(states[run_id] for run_id in group.trials)
+    tags = {f"trb.{state}": str(counts[state]) for state in TrialState}
+    return {**tags, "trb.completed": f"{counts[TrialState.COMPLETED]} of {len(group.trials)}"}
+
+
+def arm_means(
+    group: Group, entries: Mapping[str, Entry], states: Mapping[str, TrialState]
+) -> dict[str, tuple[float, int]]:
+    """Metric name -> (mean final pass@1 over the finished rows of an arm's setting, time of the last one)."""
+    scores: dict[str, list[tuple[float, int]]] = {}
+    for run_id, arm in group.rows:
+        entry = entries.get(run_id, {})
+        score = entry.get("mean_pass_at_1")
         if score is not None and states[run_id] is TrialState.COMPLETED:
-            scores.setdefault(arm, []).append(float(score))
-    for arm, values in scores.items():
-        name = rows.metric_name(f"final/{arm}/mean_pass_at_1")
-        made.append(MetricRow(name, sum(values) / len(values), when, len(values)))
-    return made
+            name = rows.metric_name(f"final/{arm}/mean_pass_at_1")
+            scores.setdefault(name, []).append((float(score), int(entry.get("finished") or 0)))
+    return {
+        name: (sum(score for score, _ in found) / len(found), max(when for _, when in found))
+        for name, found in scores.items()
+    }
+
+
+def _log_means(tracking: Tracking, entry: Entry, means: Mapping[str, tuple[float, int]]) -> None:
+    """Log the means that changed, each a step past the one that MLflow shows, so that it is shown instead.
+
+    MLflow is asked for that step, because a lost mlflow.json, two seeds that end together, or a plan with
+    fewer seeds than before would make a step or a time of our own repeat or fall.
+    """
+    known, run = entry.setdefault("means", {}), entry["mlflow_run_id"]
+    made = []
+    for name, (value, when) in means.items():
+        if known.get(name) == value:
+            continue
+        shown = tracking.latest_metric(run, name)
+        if shown is None or shown[1] != value:
+            made.append(MetricRow(name, value, when, 0 if shown is None else shown[0] + 1))
+    tracking.log_metrics(run, made)
+    entry["means"] = {name: value for name, (value, _) in means.items()}
 
 
 def parent_status(group: Group, states: Mapping[str, TrialState]) -> str:
     """RUNNING only while a worker lives, or a driver that still has trials to start."""
-    seen = {states[run_id] for run_id in group.arms}
+    seen = {states[run_id] for run_id in group.trials}
     waiting = bool(seen & {TrialState.NEW, TrialState.INTERRUPTED})
     driven = group.sweep is not None and locks.is_held(group.sweep.driver_lock)
     if TrialState.RUNNING in seen or (waiting and driven):
@@ -169,17 +208,15 @@ def mirror_parent(
         tracking.log_params(run, rows.params(plan.get("spec") or {}))
         tracking.set_tags(run, parent_tags(group))
     log_new_file(tracking, entry, group.sweep.plan)
-    made = parent_rows(group, entries, states)
-    summary = [[r.key, r.value, r.timestamp_ms, r.step] for r in made]
-    if entry.get("metrics") != summary:
-        tracking.log_metrics(run, made)
-        done = sum(states[r] is TrialState.COMPLETED for r in group.arms)
-        tracking.set_tags(run, {"trb.completed": f"{done} of {len(group.arms)}"})
-        entry["metrics"] = summary
+    counts = parent_counts(group, states)
+    if any(entry["tags"].get(key) != value for key, value in counts.items()):
+        tracking.set_tags(run, counts)
+        entry["tags"].update(counts)
+    _log_means(tracking, entry, arm_means(group, entries, states))
     for path, folder in _report_files(group.sweep):
         log_new_file(tracking, entry, path, folder)
     status = parent_status(group, states)
     if entry["state"] != status:
-        ends = [int(e["finished"]) for e in entries.values() if e.get("finished")]
+        ends = [int(e["ended"]) for e in entries.values() if e.get("ended")]
         tracking.set_status(run, status, max(ends, default=int(1000 * time.time())))
         entry["state"] = status

@@ -200,6 +200,12 @@ class Tracking:
             metrics = [Metric(r.key, r.value, r.timestamp_ms, r.step) for r in chunk]
             self.client.log_batch(run_id, metrics=metrics)
 
+    def latest_metric(self, run_id: str, key: str) -> tuple[int, float] | None:
+        """(step, value) of the row that MLflow shows for a metric: highest step, then time, then value."""
+        history = self.client.get_metric_history(run_id, key)
+        newest = max(history, key=lambda m: (m.step, m.timestamp, m.value), default=None)
+        return None if newest is None else (int(newest.step), float(newest.value))
+
     def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         """Log parameters. They cannot change: those that are there with another value keep the old one."""
         from mlflow.entities import Param

@@ -22,9 +22,6 @@ MLFLOW_STATUS = {
     TrialState.CANCELLED: "KILLED",
 }
 
-ENDED = frozenset({TrialState.COMPLETED, TrialState.FAILED, TrialState.CANCELLED})
-"""States in which all of metrics.jsonl stands; else a resume may take back what follows the checkpoint."""
-
 RUN_ID_TAG = "trb.run_id"
 
 Entry = dict[str, Any]
@@ -57,6 +54,12 @@ def _signature(run_dir: RunDir, state: TrialState) -> list[Any]:
     return [str(state), *map(stamp, (*small, *growing))]
 
 
+def _is_shown(entry: Entry, signature: list[Any], target: Target) -> bool:
+    """Whether nothing has changed since the run was shown: its files, and what its plan says of it."""
+    same_tags = all(entry["tags"].get(key, "") == value for key, value in target.tags.items())
+    return same_tags and entry.get("done") == signature
+
+
 def checkpoint_offset(run_dir: RunDir) -> int:
     """Bytes of metrics.jsonl that the newest complete checkpoint vouches for."""
     for folder in sorted(run_dir.checkpoints.glob("step_*"), reverse=True):
@@ -74,12 +77,15 @@ def start_ms(run_dir: RunDir) -> int:
 
 
 def end_ms(run_dir: RunDir, result: Mapping[str, Any] | None) -> int:
-    """When the run ended: its result's time, its last attempt's end, or the last sign of life."""
+    """When the run ended: its last attempt's end, its result's time, or the last sign of life.
+
+    The attempt comes first: a result's time moves on when an evaluation set is added days later.
+    """
+    events = attempts(run_dir)
+    if events and events[-1]["event"] == "end" and events[-1].get("time"):
+        return int(1000 * events[-1]["time"])
     if result is not None and result.get("finished"):
         return int(1000 * result["finished"])
-    events = attempts(run_dir)
-    if events and events[-1]["event"] == "end":
-        return int(1000 * events[-1].get("time", 0.0))
     signs = [s[1] // 1_000_000 for p in (run_dir.timing, run_dir.log) if (s := stamp(p)) is not None]
     return max([start_ms(run_dir), *signs])
 
@@ -131,7 +137,8 @@ def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: Trial
     if attempt != entry["attempt"] or size < entry["metrics_offset"]:
         # A resume may have cut the file and written on: read it again, rows that are there are not doubled.
         entry.update(attempt=attempt, metrics_offset=0)
-    limit = None if state in ENDED else checkpoint_offset(run_dir)
+    # Failed and cancelled runs may be resumed, too, and a resume takes back what follows the checkpoint.
+    limit = None if state is TrialState.COMPLETED else checkpoint_offset(run_dir)
     sent = 0
     if (size if limit is None else limit) > entry["metrics_offset"]:
         lines = _metric_lines(run_dir, entry["metrics_offset"], limit)
@@ -139,12 +146,17 @@ def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: Trial
             tracking.log_metrics(run, batch)
             entry["metrics_offset"] = offset
             sent += len(batch)
-    if (stamp(run_dir.timing) or [0])[0] > entry["timing_offset"]:
+    clocks = (stamp(run_dir.timing) or [0])[0]
+    if clocks < entry["timing_offset"] or "timing_step" not in entry:
+        entry["timing_offset"] = 0  # another file than the one that was read; what was shown stays
+    shown = entry.setdefault("timing_step", -1)
+    if clocks > entry["timing_offset"]:
         timing = iter_lines(run_dir.timing, entry["timing_offset"])
-        lines = ((after, rows.timing_rows(line)) for after, line in timing)
+        lines = rows.new_timing(timing, shown)
         for offset, batch in rows.in_batches(lines, METRICS_A_CALL):
             tracking.log_metrics(run, batch)
-            entry["timing_offset"] = offset
+            # Both of what was sent, not of what was read ahead: a later pass goes on from here.
+            entry.update(timing_offset=offset, timing_step=batch[-1].step if batch else entry["timing_step"])
             sent += len(batch)
     return sent
 
@@ -189,6 +201,7 @@ def new_entry(mlflow_run_id: str) -> Entry:
         "attempt": 0,
         "metrics_offset": 0,
         "timing_offset": 0,
+        "timing_step": -1,
         "artifacts": {},
         "tags": {},
         "state": None,
@@ -207,7 +220,7 @@ def mirror_trial(
     if state is TrialState.NEW:
         return state, 0
     signature = _signature(target.run_dir, state)
-    if entry is not None and (entry.get("deleted") or entry.get("done") == signature):
+    if entry is not None and (entry.get("deleted") or _is_shown(entry, signature, target)):
         return state, 0
     if entry is None:
         entry = open_run(target)
@@ -215,9 +228,11 @@ def mirror_trial(
     sent = _log_metrics(tracking, target.run_dir, entry, state)
     result = read_json(target.run_dir.result) if state is TrialState.COMPLETED else None
     if result is not None:
-        tracking.log_metrics(entry["mlflow_run_id"], rows.final_rows(result, start_ms(target.run_dir)))
+        began = start_ms(target.run_dir)
+        tracking.log_metrics(entry["mlflow_run_id"], rows.final_rows(result, began))
         entry["mean_pass_at_1"] = (result.get("final") or {}).get("mean_pass_at_1")
-        entry["finished"] = end_ms(target.run_dir, result)
+        entry["finished"] = rows.finished_ms(result, began)
+        entry["ended"] = end_ms(target.run_dir, result)
     _log_artifacts(tracking, target.run_dir, entry, state)
     if entry["state"] != str(state):
         tracking.set_status(entry["mlflow_run_id"], MLFLOW_STATUS[state], end_ms(target.run_dir, result))
