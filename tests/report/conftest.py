@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.report.synthetic import write_store
-from trb_lab.report import ReportPaths, build_report
+from trb_lab.report import build_report
 from trb_lab.store.run_dir import Store
 
 HOSTILE = "Which budget? <script>alert('x')</script> & \"quotes\" | pipes"
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, ReportPaths]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, Path]]:
     """24 planned trials: one failed, one never begun; a hostile question. Read only."""
     root: Path = tmp_path_factory.mktemp("report") / "runs"
     store = write_store(root, question=HOSTILE)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.report.synthetic import ARMS, write_store
 from trb_lab.errors import UsageError
-from trb_lab.report import ReportPaths, build_report
+from trb_lab.report import build_report
 from trb_lab.report.collect import collect
 from trb_lab.report.narrative import counts, findings
 from trb_lab.report.render import to_html, to_markdown, to_text
@@ -17,7 +17,7 @@ from trb_lab.report.settings import settings_of
 from trb_lab.report.tables import score_table
 from trb_lab.store.run_dir import Store
 
-Built = tuple[Store, ReportPaths]
+Built = tuple[Store, dict[str, Path]]
 FIGURES = ["score_by_budget", "learning_curves", "trust_region", "early_rollouts"]
 
 
@@ -54,40 +54,40 @@ def test_a_setting_without_any_finished_seed_says_failed(tmp_path: Path) -> None
 
 
 def test_text_fits_a_terminal_whatever_the_columns(built: Built) -> None:
-    assert max(map(len, built[1].table_text.read_text().splitlines())) <= 120
+    assert max(map(len, built[1]["table"].read_text().splitlines())) <= 120
     data = collect(built[0], "kl_budget")
     assert max(map(len, to_text(score_table(data, settings_of(data)), width=70).splitlines())) <= 70
 
 
 def test_all_files_are_there_and_every_run_id_is_in_the_page(built: Built) -> None:
     store, paths = built
-    page = paths.page.read_text()
+    page = paths["page"].read_text()
     for trial in collect(store, "kl_budget").trials["run_id"]:
         assert trial in page
     for name in FIGURES:
         for suffix in ("svg", "png", "csv"):
-            assert (paths.page.parent / "figures" / f"{name}.{suffix}").stat().st_size > 100
-        assert f"figures/{name}.svg" in paths.markdown.read_text()
+            assert (paths["page"].parent / "figures" / f"{name}.{suffix}").stat().st_size > 100
+        assert f"figures/{name}.svg" in paths["markdown"].read_text()
 
 
 def test_page_is_self_contained_and_escapes_what_people_wrote(built: Built) -> None:
-    page = built[1].page.read_text()
+    page = built[1]["page"].read_text()
     assert not re.findall(r"https?:", page)
     assert not re.findall(r"<(?:link|img|iframe)\b|\bsrc=|@import", page)
     assert page.count("<script>") == 1  # our own; none from the question, prompts or errors
     assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;" in page
     assert "nan at step 20 &lt;b&gt;" in page
-    assert "<script>" not in built[1].markdown.read_text()
+    assert "<script>" not in built[1]["markdown"].read_text()
 
 
 def test_ids_in_the_page_are_unique_and_links_lead_somewhere(built: Built) -> None:
-    page = built[1].page.read_text()
+    page = built[1]["page"].read_text()
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
     targets = re.findall(r'href="#([^"]+)"', page) + re.findall(r"url\(#([^)]+)\)", page)
     assert set(targets) <= set(ids)
     for link in re.findall(r'href="([^"#]+)"', page):
-        assert (built[1].page.parent / link).exists()
+        assert (built[1]["page"].parent / link).exists()
 
 
 def test_same_runs_same_bytes_also_after_the_report_is_gone(built: Built, tmp_path: Path) -> None:
@@ -95,13 +95,13 @@ def test_same_runs_same_bytes_also_after_the_report_is_gone(built: Built, tmp_pa
     shutil.copytree(built[0].root, store.root)
     shutil.rmtree(store.sweep("kl_budget").report)
     build_report(store, "kl_budget")
-    before, after = contents(built[1].page.parent), contents(store.sweep("kl_budget").report)
+    before, after = contents(built[1]["page"].parent), contents(store.sweep("kl_budget").report)
     assert before.keys() == after.keys()
     assert [k for k in before if before[k] != after[k]] == []
 
 
 def test_excerpts_stand_side_by_side_with_redrawn_tokens_marked(built: Built) -> None:
-    page = built[1].page.read_text()
+    page = built[1]["page"].read_text()
     assert page.count('<div class="pair">') == 3
     assert (
         'class="m2" title="redraw probability 0.62, student log-prob -0.50, teacher log-prob -0.20">19</span>'
@@ -163,16 +163,16 @@ def test_partial_sweep_with_a_torn_line(tmp_path: Path) -> None:
     data = collect(store, "kl_budget")
     assert counts(data) == {"planned": 24, "completed": 3, "failed": 0, "running": 1, "missing": 20}
     paths = build_report(store, "kl_budget")
-    assert "This sweep is not finished: 21 of 24" in paths.page.read_text()
-    assert "missing" in paths.table_text.read_text()
+    assert "This sweep is not finished: 21 of 24" in paths["page"].read_text()
+    assert "missing" in paths["table"].read_text()
 
 
 def test_a_sweep_of_which_nothing_has_begun(tmp_path: Path) -> None:
     store = write_store(tmp_path, failed=(), missing=tuple(range(24)))
     shutil.rmtree(store.root / "references")
     paths = build_report(store, "kl_budget", tmp_path / "elsewhere")
-    assert paths.page.parent == tmp_path / "elsewhere"
-    assert "missing" in paths.table_text.read_text()
+    assert paths["page"].parent == tmp_path / "elsewhere"
+    assert "missing" in paths["table"].read_text()
     assert not list((tmp_path / "elsewhere" / "figures").glob("*"))
 
 
@@ -181,8 +181,8 @@ def test_mixed_code_versions_are_flagged(tmp_path: Path) -> None:
     run = store.trials()[0]
     run.provenance.write_text('{"code": {"label": "0.1.0+g0000000000.dirty"}}')
     paths = build_report(store, "kl_budget")
-    assert "Mixed code versions" in paths.page.read_text()
-    assert "0.1.0+g0000000000.dirty" in paths.markdown.read_text()
+    assert "Mixed code versions" in paths["page"].read_text()
+    assert "0.1.0+g0000000000.dirty" in paths["markdown"].read_text()
 
 
 def test_unknown_sweep_names_the_nearest_and_all(built: Built) -> None:

@@ -127,3 +127,28 @@ def test_mean_does_not_depend_on_order() -> None:
 
 def test_reference_interval_is_normal() -> None:
     assert normal_interval(0.5, 0.1).half_width == pytest.approx(0.196, abs=1e-4)
+
+
+def test_a_tie_is_lost_only_to_something_above_it() -> None:
+    """With seeds missing, the highest mean may be the worse one on the seeds that both have."""
+    scores = {
+        "lucky": {0: 0.50, 1: 0.51, 2: 0.52, 3: 0.95, 4: 0.96},
+        "better": {0: 0.60, 1: 0.612, 2: 0.619},
+    }
+    best = best_with_ties(scores)
+    assert best.best == "lucky"
+    gap = difference(scores["lucky"], scores["better"])
+    assert gap is not None
+    assert gap.significant
+    assert gap.mean < 0
+    assert best.ties == {"lucky", "better"}
+
+
+def test_differences_without_spread_are_no_part_of_the_noise() -> None:
+    same = difference({0: 0.5, 1: 0.6, 2: 0.7}, {0: 0.5, 1: 0.6, 2: 0.7})
+    real = difference({0: 1.0, 1: 3.0}, {0: 0.0, 1: 0.0})
+    assert same is not None
+    assert real is not None
+    assert same.p_value is None
+    assert pooled_sd([same, real]) == pooled_sd([real])
+    assert pooled_sd([same]) is None

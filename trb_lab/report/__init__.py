@@ -10,25 +10,10 @@ from pathlib import Path
 from trb_lab.store.run_dir import Store
 
 
-class ReportPaths(dict[str, Path]):
-    """What was written, by name: page, markdown, table (plain text), table_csv, health_csv, trials_csv."""
-
-    @property
-    def page(self) -> Path:
-        return self["page"]
-
-    @property
-    def markdown(self) -> Path:
-        return self["markdown"]
-
-    @property
-    def table_text(self) -> Path:
-        return self["table"]
-
-
-def build_report(store: Store, sweep_name: str, out_dir: Path | None = None) -> ReportPaths:
+def build_report(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[str, Path]:
     """Write the sweep's report, by default into its `report/` folder; the same inputs give the same bytes.
 
+    Returns what was written, by name: page, markdown, table (plain text), table_csv, health_csv, trials_csv.
     Works at any time: trials that fail, run or have not begun are shown as such. Each file is replaced
     atomically. Raises UsageError for an unknown sweep, MissingExtra where a package of the extra `driver`
     is absent.
@@ -43,7 +28,7 @@ def build_report(store: Store, sweep_name: str, out_dir: Path | None = None) -> 
         raise MissingExtra("A report", "driver") from error
     from .build import build
 
-    return ReportPaths(build(store, sweep_name, out_dir))
+    return build(store, sweep_name, out_dir)
 
 
-__all__ = ["ReportPaths", "build_report"]
+__all__ = ["build_report"]

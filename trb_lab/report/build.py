@@ -10,7 +10,7 @@ from trb_lab.store.run_dir import Store, write_atomic
 from .collect import SweepData, collect
 from .excerpts import Pair, excerpts
 from .figures import build_figures
-from .narrative import counts, findings
+from .narrative import counts, findings, shared_rows
 from .plot_style import FigureFiles
 from .render import to_csv, to_text
 from .settings import Setting, settings_of
@@ -34,6 +34,11 @@ class Report:
     shared: dict[str, str]
     changed: dict[str, dict[str, str]]
     code_versions: dict[str, int]
+
+    @property
+    def shared_rows(self) -> str:
+        """`27 rows, 24 runs` where settings share trials, else empty."""
+        return shared_rows(self.data)
 
     @property
     def command(self) -> str:
@@ -84,6 +89,7 @@ def _text(report: Report) -> str:
     import textwrap
 
     told = ", ".join(f"{n} {what}" for what, n in report.counts.items() if n or what == "completed")
+    told += f" ({report.shared_rows})" if report.shared_rows else ""
     legend = "± 95 % interval (Student-t over seeds); * best of the column and its statistical ties"
     words = "\n\n".join(textwrap.fill(p, 100) for p in report.findings)
     head = f"{report.data.name}: {told}\n\n{to_text(report.scores)}{legend}"

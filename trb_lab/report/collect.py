@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 
 from trb_lab.errors import UsageError, did_you_mean
-from trb_lab.store.metrics import read_metrics
+from trb_lab.store.metrics import iter_lines
 from trb_lab.store.run_dir import RunDir, Store, read_json
 from trb_lab.store.status import last_error, state_of
+
+from .planned_sets import PlannedSets, curve_columns, keys_of, plain_mean, planned_sets
 
 TRIAL_COLUMNS = [
     "arm",
@@ -38,7 +40,20 @@ TRIAL_COLUMNS = [
 REFERENCE_COLUMNS = ["role", "model", "run_id", "state", "error", "error_class", "traceback", "score_mean"]
 SCORE_COLUMNS = ["run_id", "set", "pass_at_1", "stderr", "truncated_share", "length_mean"]
 MEAN = "mean"
-"""Name of the column that averages the evaluation sets."""
+"""Name of the column that averages the evaluation sets that every planned trial has."""
+CURVE_SCORE = "score"
+"""Column of the curves: the same mean, during training."""
+CURVE_COLUMNS = (
+    "rollout/reward",
+    "rollout/length_mean",
+    "rollout/truncated_share",
+    "policy/schedule",
+    "policy/kl_mean",
+    "policy/beta_mean",
+    "policy/redraw_rate",
+    "policy/teacher_entropy",
+)
+"""What a report reads of metrics.jsonl besides scores; the rest would fill the memory for nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +62,16 @@ class SweepData:
 
     trials: one row a planned trial (TRIAL_COLUMNS). references: the same columns it shares, one row a
     reference model. scores: one row a (run, evaluation set), trials and references (SCORE_COLUMNS). curves:
-    one row a (run, step), the values of metrics.jsonl as columns. timing: one row a (run, step): `seconds`
-    of the step without its evaluation.
+    one row a (run, step): CURVE_COLUMNS and CURVE_SCORE, those that any run has. timing: one row a (run,
+    step): `seconds` of the step without its evaluation. sets: the plan's evaluation sets, as columns are
+    called. mean_sets: those of them that MEAN averages.
     """
 
     name: str
     question: str
     plan: dict[str, Any]
     sets: list[str]
+    mean_sets: list[str]
     trials: pd.DataFrame
     references: pd.DataFrame
     scores: pd.DataFrame
@@ -79,29 +96,22 @@ def code_version(run: RunDir) -> str | None:
 
 def collect(store: Store, sweep_name: str) -> SweepData:
     """Read one sweep. Raises UsageError for a name without a plan."""
-    sweep = store.sweep(sweep_name)
-    plan = read_json(sweep.plan) if sweep_name else None
-    if plan is None:
-        names = [s.name for s in store.sweeps()]
-        known = ", ".join(names) if names else "none yet; `trb-lab sweep FILE` makes one"
-        raise UsageError(
-            f"There is no sweep named '{sweep_name}' in this store.{did_you_mean(sweep_name, names)} "
-            f"Sweeps here: {known}."
-        )
+    plan = _plan(store, sweep_name)
+    sets = planned_sets(plan)
     arms = (plan.get("spec") or {}).get("arms", {})
-    trials, references, scores, curves, timing = [], [], [], [], []
+    trials, references, scores = [], [], []
+    curves = [pd.DataFrame(columns=["run_id", "step"])]
+    timing = [pd.DataFrame(columns=["run_id", "step", "seconds"])]
     seen: set[str] = set()
     for planned in plan.get("trials", []):
         run = store.trial(planned["run_id"])
         label = (arms.get(planned["arm"]) or {}).get("label") or planned["arm"]
-        row = _trial_row(planned, str(label), run)
+        trials.append({**_trial_row(planned, str(label), run), "score_mean": _mean_score(run, sets)})
         if run.run_id not in seen:  # two settings may plan the same trial
             seen.add(run.run_id)
-            scores += _score_rows(run)
-            metrics = read_metrics(run.metrics)
-            curves += [{"run_id": run.run_id, **m} for m in metrics if "step" in m]
-            timing += _timing_rows(run)
-        trials.append(row)
+            scores += _score_rows(run, sets)
+            curves.append(_curve(run, sets))
+            timing.append(_timing(run))
     for planned in plan.get("references", []):
         run = store.reference(planned["run_id"])
         references.append(
@@ -110,26 +120,44 @@ def collect(store: Store, sweep_name: str) -> SweepData:
                 "model": _model_name(planned.get("model")),
                 "run_id": run.run_id,
                 **_state(run),
-                "score_mean": _mean_score(run),
+                "score_mean": _mean_score(run, sets),
             }
         )
-        scores += _score_rows(run)
-    curve_frame = pd.DataFrame(curves) if curves else pd.DataFrame(columns=["run_id", "step"])
+        scores += _score_rows(run, sets)
+    curve_frame = _stacked(curves)
     done = curve_frame.groupby("run_id")["step"].max() + 1
     trial_frame = pd.DataFrame(trials, columns=[c for c in TRIAL_COLUMNS if c != "steps_done"])
     trial_frame["steps_done"] = trial_frame["run_id"].map(done).fillna(0).astype(int)
-    score_frame = pd.DataFrame(scores, columns=SCORE_COLUMNS)
     return SweepData(
         name=str(plan.get("name", sweep_name)),
         question=str(plan.get("question", "")),
         plan=plan,
-        sets=_set_names(plan, score_frame),
+        sets=sets.labels,
+        mean_sets=sets.common,
         trials=trial_frame,
         references=pd.DataFrame(references, columns=REFERENCE_COLUMNS),
-        scores=score_frame,
+        scores=pd.DataFrame(scores, columns=SCORE_COLUMNS),
         curves=curve_frame,
-        timing=pd.DataFrame(timing, columns=["run_id", "step", "seconds"]),
+        timing=_stacked(timing),
     )
+
+
+def _plan(store: Store, sweep_name: str) -> dict[str, Any]:
+    plan = read_json(store.sweep(sweep_name).plan) if sweep_name else None
+    if plan is None:
+        names = [s.name for s in store.sweeps()]
+        known = ", ".join(names) if names else "none yet; `trb-lab sweep FILE` makes one"
+        raise UsageError(
+            f"There is no sweep named '{sweep_name}' in this store.{did_you_mean(sweep_name, names)} "
+            f"Sweeps here: {known}."
+        )
+    return plan
+
+
+def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """All rows; the first frame names the columns of an empty result."""
+    filled = [f for f in frames if not f.empty]
+    return pd.concat(filled, ignore_index=True) if filled else frames[0]
 
 
 def _state(run: RunDir) -> dict[str, Any]:
@@ -152,7 +180,6 @@ def _trial_row(planned: dict[str, Any], label: str, run: RunDir) -> dict[str, An
         "kl_budget": warmup.get("kl_budget"),
         "steps": int(spec.get("steps", 0)),
         "code_version": code_version(run),
-        "score_mean": _mean_score(run),
     }
 
 
@@ -160,39 +187,56 @@ def _model_name(model: Any) -> str:
     return str(model.get("name", "") if isinstance(model, dict) else model or "")
 
 
-def _final(run: RunDir) -> dict[str, Any]:
-    return (read_json(run.result) or {}).get("final") or {}
+def _final_sets(run: RunDir) -> dict[str, dict[str, Any]]:
+    return ((read_json(run.result) or {}).get("final") or {}).get("sets") or {}
 
 
-def _mean_score(run: RunDir) -> float | None:
-    return _final(run).get("mean_pass_at_1")
+def _mean_score(run: RunDir, sets: PlannedSets) -> float | None:
+    """Over the plan's sets: the mean in result.json covers whatever sets the run holds."""
+    final = _final_sets(run)
+    found = {label: final[key].get("pass_at_1") for label, key in keys_of(sets.sets, final).items()}
+    return plain_mean(found, sets.common)
 
 
-def _score_rows(run: RunDir) -> list[dict[str, Any]]:
-    sets = _final(run).get("sets") or {}
+def _score_rows(run: RunDir, sets: PlannedSets) -> list[dict[str, Any]]:
+    final = _final_sets(run)
     return [
-        {"run_id": run.run_id, "set": name, **{k: s.get(k) for k in SCORE_COLUMNS[2:]}}
-        for name, s in sets.items()
+        {"run_id": run.run_id, "set": label, **{k: final[key].get(k) for k in SCORE_COLUMNS[2:]}}
+        for label, key in keys_of(sets.sets, final).items()
     ]
 
 
-def _timing_rows(run: RunDir) -> list[dict[str, Any]]:
+def _curve(run: RunDir, sets: PlannedSets) -> pd.DataFrame:
+    """One row a step, read line by line; columns that the run has nothing of are absent."""
+    rows: list[dict[str, Any]] = []
+    measured: list[dict[str, Any]] = []
+    last: dict[str, Any] = {}
+    for _, line in iter_lines(run.metrics):
+        if "step" in line:
+            last = line
+            rows.append({k: line[k] for k in ("step", *CURVE_COLUMNS) if k in line})
+            measured.append(
+                {k: v for k, v in line.items() if k.startswith("eval/") and k.endswith("/pass_at_1")}
+            )
+    columns = curve_columns(sets, _final_sets(run), last) or []
+    for row, scores in zip(rows, measured, strict=True):
+        score = plain_mean(scores, columns)
+        if score is not None:
+            row[CURVE_SCORE] = score
+    frame = pd.DataFrame(rows)
+    frame.insert(0, "run_id", run.run_id)
+    return frame
+
+
+def _timing(run: RunDir) -> pd.DataFrame:
     """Seconds of each step without its evaluation; a step that was repeated after a resume counts as last
     timed.
     """
     last: dict[int, float] = {}
-    for line in read_metrics(run.timing):
+    for _, line in iter_lines(run.timing):
         seconds = line.get("seconds") or {}
         if "step" in line and seconds.get("total") is not None:
             last[int(line["step"])] = float(seconds["total"]) - float(seconds.get("eval") or 0.0)
-    return [{"run_id": run.run_id, "step": step, "seconds": value} for step, value in sorted(last.items())]
-
-
-def _set_names(plan: dict[str, Any], scores: pd.DataFrame) -> list[str]:
-    """Evaluation sets in the order of the specs, then any others that were found."""
-    names: list[str] = []
-    for planned in plan.get("trials", []):
-        for entry in ((planned.get("spec") or {}).get("eval") or {}).get("sets") or []:
-            if entry["name"] not in names:
-                names.append(entry["name"])
-    return names + sorted(set(scores["set"]) - set(names))
+    return pd.DataFrame(
+        {"run_id": run.run_id, "step": sorted(last), "seconds": [last[s] for s in sorted(last)]}
+    )

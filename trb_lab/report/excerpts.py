@@ -70,7 +70,8 @@ def excerpts(store: Store, settings: list[Setting]) -> list[Pair]:
     if reference is None:
         return []
     others = sorted(
-        (s for s in settings if not s.is_reference), key=lambda s: (s.kind != "trb", -(s.kl_budget or 0.0))
+        (s for s in settings if s.arm != reference.arm),
+        key=lambda s: (s.kind != "trb", -(s.kl_budget or 0.0)),
     )
     for seed, run_id in sorted(reference.run_ids.items()):
         base = step0_samples(store, run_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .render import markdown_escape, to_markdown
+from .render import code_span, markdown_escape, to_markdown
 
 if TYPE_CHECKING:
     from .build import Report
@@ -18,7 +18,7 @@ def markdown(report: Report) -> str:
     parts = [
         f"# {markdown_escape(report.data.name)}",
         markdown_escape(report.data.question),
-        f"Trials: {told}.",
+        f"Trials: {told}{f' ({report.shared_rows})' * bool(report.shared_rows)}.",
     ]
     parts += ["## What came out", *map(markdown_escape, report.findings)]
     parts += ["## Scores: pass@1 (%)", to_markdown(report.scores), _notes(report.scores.notes)]
@@ -31,7 +31,7 @@ def markdown(report: Report) -> str:
     parts += ["## Cost and health", to_markdown(report.health), _notes(report.health.notes)]
     parts += _failed(report)
     parts += ["## What each setting changes", _changes(report)]
-    versions = ", ".join(f"`{v}` ({n} trials)" for v, n in report.code_versions.items()) or "unknown"
+    versions = ", ".join(f"{code_span(v)} ({n} trials)" for v, n in report.code_versions.items()) or "unknown"
     mixed = (
         " Mixed code versions: differences may come from the code." if len(report.code_versions) > 1 else ""
     )
@@ -60,7 +60,8 @@ def _failed(report: Report) -> list[str]:
 
 def _changes(report: Report) -> str:
     lines = []
-    for title, keys in report.changed.items():
-        told = ", ".join(f"`{k} = {v}`" for k, v in keys.items()) or "nothing"
-        lines.append(f"- {markdown_escape(title)}: {told}")
+    for setting in report.settings:
+        keys = report.changed[setting.key]
+        told = ", ".join(code_span(f"{k} = {v}") for k, v in keys.items()) or "nothing"
+        lines.append(f"- {markdown_escape(setting.title)}: {told}")
     return "\n".join(lines)

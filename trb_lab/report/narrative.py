@@ -10,19 +10,24 @@ from collections import Counter
 
 from .collect import SweepData
 from .plot_curves import early_steps, reference_score
-from .settings import FAILED_STATES, PENDING_STATES, Setting, differences, reference_setting
+from .settings import FAILED_STATES, PENDING_STATES, Setting, differences, distinct, reference_setting
 from .stats import Difference, difference, holm, mean, pooled_sd, seeds_needed
 from .tables import signed
 
 EFFECTS_POINTS = (1, 3, 5)
+NO_COMMON_SETS = "The settings have no evaluation set in common, so they are not compared."
 
 
 def counts(data: SweepData) -> dict[str, int]:
-    """Planned, completed, failed (cancelled included), running (interrupted included) and missing trials."""
-    states = Counter(data.trials["state"])
+    """Planned, completed, failed (cancelled included), running (interrupted included) and missing trials.
+
+    A trial that several settings share counts once.
+    """
+    trials = data.trials.drop_duplicates("run_id")
+    states = Counter(trials["state"])
     failed = sum(states[s] for s in FAILED_STATES)
     running = sum(states[s] for s in PENDING_STATES)
-    total = len(data.trials)
+    total = len(trials)
     return {
         "planned": total,
         "completed": states["completed"],
@@ -32,11 +37,19 @@ def counts(data: SweepData) -> dict[str, int]:
     }
 
 
+def shared_rows(data: SweepData) -> str:
+    """`27 rows, 24 runs` where settings share trials; empty where they do not."""
+    rows, runs = len(data.trials), data.trials["run_id"].nunique()
+    return f"{rows} rows, {runs} runs" if rows != runs else ""
+
+
 def findings(data: SweepData, settings: list[Setting]) -> list[str]:
     """Paragraphs for the head of the report, most important first."""
     reference = reference_setting(settings)
+    settings = distinct(settings)
     gaps = differences(settings)
-    paragraphs = [_completeness(data), _versus(settings, reference, gaps)]
+    compared = _versus(settings, reference, gaps) if data.mean_sets else NO_COMMON_SETS
+    paragraphs = [_completeness(data), compared]
     paragraphs += [_anchors(data, reference), _early(data, settings, reference)]
     paragraphs.append(power_note(gaps))
     # No-break spaces keep numbers with their units.

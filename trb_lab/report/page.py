@@ -35,11 +35,12 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     variables = theme_variables()
+    states = {**STATES, "planned": f"planned ({report.shared_rows})" if report.shared_rows else "planned"}
     return environment.get_template("page.html").render(
         report=report,
         data=report.data,
         counts=[
-            (STATES[k], n) for k, n in report.counts.items() if n or k in ("planned", "completed", "failed")
+            (states[k], n) for k, n in report.counts.items() if n or k in ("planned", "completed", "failed")
         ],
         # Both come from our own code and are escaped (text in figures is drawn as paths).
         tables=[

@@ -12,7 +12,7 @@ import pandas as pd
 
 from .collect import MEAN, SweepData
 from .plot_style import INK, MARKERS, MUTED, WIDTH_INCHES, FigureFiles, below, ramp, save
-from .settings import Setting, reference_setting
+from .settings import Setting, reference_setting, setting_key
 from .stats import Interval, t_interval
 
 if TYPE_CHECKING:
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 def series_of(data: SweepData, settings: list[Setting]) -> dict[str, list[Setting]]:
     """Settings that differ in their budget alone, in the order of horizons; label -> settings by budget."""
-    specs = {t["run_id"]: t.get("spec") or {} for t in data.plan.get("trials", [])}
+    trials = data.plan.get("trials", [])
+    specs = {setting_key(t["arm"], t.get("setting") or ""): t.get("spec") or {} for t in trials}
     groups: dict[str, list[Setting]] = {}
     for setting in settings:
         if setting.kl_budget is not None and setting.mean_scores():
-            spec: dict[str, Any] = dict(specs[next(iter(setting.run_ids.values()))])
+            spec: dict[str, Any] = dict(specs[setting.key])
             warmup = {k: v for k, v in (spec.get("warmup") or {}).items() if k != "kl_budget"}
             rest = {k: v for k, v in spec.items() if k not in ("seed", "warmup", "name")}
             key = json.dumps([setting.arm, warmup, rest], sort_keys=True)
@@ -102,7 +103,7 @@ def _reference_band(axes: Axes, reference: Setting | None) -> list[dict[str, Any
 
 
 def _score_label(data: SweepData) -> str:
-    return f"pass@1 (%), mean of {len(data.sets)} sets" if len(data.sets) > 1 else "pass@1 (%)"
+    return f"pass@1 (%), mean of {len(data.mean_sets)} sets" if len(data.mean_sets) > 1 else "pass@1 (%)"
 
 
 def _csv_row(label: str, budget: float | None, horizon: int, interval: Interval) -> dict[str, Any]:

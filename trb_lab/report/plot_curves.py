@@ -11,23 +11,24 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .collect import MEAN, SweepData
+from .collect import CURVE_SCORE as SCORE
+from .collect import SweepData
 from .plot_style import DASHES, INK, MARKERS, MUTED, SHADE, WIDTH_INCHES, FigureFiles, below, colours_of, save
-from .settings import Setting
+from .settings import Setting, reference_setting
 from .stats import mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LINES = 6
-SCORE = f"eval/{MEAN}/pass_at_1"
 REFERENCE_DASH = (0, (4, 2))
 
 
 def drawn_settings(data: SweepData, settings: list[Setting]) -> list[Setting]:
     """A readable few: the best of each arm by final score, then second bests, in the order of the plan.
 
-    The reference arm comes first. Before anything has finished, each arm's first settings that have begun.
+    The reference setting stands for its arm and comes first. Before anything has finished, each arm's
+    first settings that have begun.
     """
     begun = set(data.curves["run_id"])
     settings = [s for s in settings if begun & set(s.run_ids.values())]
@@ -35,13 +36,18 @@ def drawn_settings(data: SweepData, settings: list[Setting]) -> list[Setting]:
     for setting in sorted(settings, key=lambda s: not s.is_reference):
         by_arm.setdefault(setting.arm, []).append(setting)
     for group in by_arm.values():
-        group.sort(key=lambda s: -mean(s.mean_scores().values()) if s.mean_scores() else 1.0)
+        group.sort(key=_reference_then_best)
     chosen = [group[0] for group in by_arm.values()]
     if len(chosen) <= MAX_LINES - 2:
         chosen += [group[1] for group in by_arm.values() if len(group) > 1]
     keys = {s.key for s in chosen[:MAX_LINES]}
     order = list(by_arm)
     return sorted((s for s in settings if s.key in keys), key=lambda s: order.index(s.arm))
+
+
+def _reference_then_best(setting: Setting) -> tuple[bool, float]:
+    scores = setting.mean_scores()
+    return not setting.is_reference, -mean(scores.values()) if scores else 1.0
 
 
 def seed_bands(data: SweepData, setting: Setting, column: str) -> pd.DataFrame:
@@ -139,7 +145,9 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
     scores = {k: f for k, f in scores.items() if not f.empty}
     if not scores:
         return None
-    reference = next((s for s in chosen if s.is_reference and s.key in scores), None)
+    reference = reference_setting(settings)
+    if reference is not None and reference.key not in scores:
+        reference = None
     gaps = {s.key: gap_bands(data, s, reference) for s in chosen if reference and s.key != reference.key}
     gaps = {k: f for k, f in gaps.items() if not f.empty}
     figure, grid = pyplot.subplots(
@@ -165,7 +173,7 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
     if gaps and reference:
         bottom.axhline(0, color=INK, linestyle=REFERENCE_DASH, linewidth=1.3)
         bottom.set_ylabel("points from\n" + reference.title)
-    top.set_ylabel("pass@1 (%), mean of sets" if len(data.sets) > 1 else "pass@1 (%)")
+    top.set_ylabel("pass@1 (%), mean of sets" if len(data.mean_sets) > 1 else "pass@1 (%)")
     bottom.set_xlim(left=0)
     bottom.set_xlabel("updates")
     below(bottom, anchor=-0.34 if gaps else -0.16, handles=handles, labels=labels)
@@ -183,8 +191,8 @@ def _learning_caption(reference: Setting | None) -> str:
     gap = f", and below it the difference from {reference.title} on the same seeds" if reference else ""
     return (
         f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: "
-        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: of each arm those "
-        "with the best final score, a choice that favours arms with more settings."
+        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: the reference, and "
+        "of each arm those with the best final score, a choice that favours arms with more settings."
     )
 
 

@@ -129,7 +129,7 @@ def _panel(
 
 
 def _titles(grid: np.ndarray, shown: int) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
     titles = [
         "KL(mu || p), nats a token (log)",
@@ -142,6 +142,9 @@ def _titles(grid: np.ndarray, shown: int) -> None:
     grid[0, 0].set_xlim(0, shown - 1)
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     grid[0, 0].set_yscale("log")
+    # The formatters of a log scale write mathtext, which the style leaves unparsed.
+    grid[0, 0].yaxis.set_major_formatter(LogFormatter())
+    grid[0, 0].yaxis.set_minor_formatter(LogFormatter())
     for axes in (grid[0, 1], grid[1, 0]):
         axes.set_ylim(bottom=0)
     for axes in grid[1]:

@@ -80,6 +80,7 @@ def style() -> Iterator[None]:
         "svg.hashsalt": "trb_lab",
         "font.family": "DejaVu Sans",
         "font.size": 9.5,
+        "text.parse_math": False,  # labels are people's words: a dollar sign is a dollar sign
         "axes.titlesize": 10,
         "axes.labelsize": 9.5,
         "legend.fontsize": 8.5,

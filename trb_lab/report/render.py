@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from html import escape
 
 from .tables import Cell, Row, Table
@@ -29,6 +30,14 @@ def markdown_escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     text = escape(" ".join(text.split()), quote=False)
     return "".join("\\" + c if c in "\\`*_[]|#" else c for c in text)
+
+
+def code_span(text: str) -> str:
+    """Text as one Markdown code span: nothing in it can end the span or the line."""
+    text = text.replace("\r", "\\r").replace("\n", "\\n")
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    room = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{room}{text}{room}{fence}"
 
 
 def _pipes(cells: list[str]) -> str:

@@ -4,6 +4,7 @@ compares.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import pandas as pd
@@ -23,7 +24,7 @@ class Setting:
     """`arm` or `arm: setting`; unique within a sweep."""
     arm: str
     title: str
-    """What people read: the arm's label with the grid point."""
+    """What people read: the arm's label with the grid point; unique within a sweep."""
     kind: str
     kl_budget: float | None
     horizon_steps: int
@@ -32,6 +33,7 @@ class Setting:
     scores: dict[str, dict[int, float]]
     """Set name (and MEAN) -> seed -> pass@1."""
     is_reference: bool
+    """Whether this is the one setting that the others are compared with: the reference arm's first."""
 
     @property
     def planned(self) -> int:
@@ -61,13 +63,18 @@ class Setting:
         return self.scores.get(MEAN, {})
 
 
+def setting_key(arm: str, setting: str) -> str:
+    return f"{arm}: {setting}" if setting else arm
+
+
 def settings_of(data: SweepData) -> list[Setting]:
     """Settings in the order of the plan."""
     by_run: dict[str, dict[str, float]] = {}
     for row in data.scores.to_dict("records"):
         by_run.setdefault(row["run_id"], {})[row["set"]] = float(row["pass_at_1"])
     reference = data.reference_arm
-    settings = []
+    titles = _titles(data.trials)
+    settings: list[Setting] = []
     # groupby sorts by default; the plan's order is the author's
     for (arm, setting), trials in data.trials.groupby(["arm", "setting"], sort=False):
         first = trials.iloc[0]
@@ -82,37 +89,65 @@ def settings_of(data: SweepData) -> list[Setting]:
         budget = first["kl_budget"]
         settings.append(
             Setting(
-                key=f"{arm}: {setting}" if setting else str(arm),
+                key=setting_key(str(arm), str(setting)),
                 arm=str(arm),
-                title=f"{first['label']} {setting}".strip(),
+                title=titles[str(arm), str(setting)],
                 kind=str(first["kind"]),
                 kl_budget=None if pd.isna(budget) else float(budget),
                 horizon_steps=int(first["horizon_steps"]),
                 run_ids=dict(zip(trials["seed"].astype(int), trials["run_id"], strict=True)),
                 states=dict(zip(trials["seed"].astype(int), trials["state"], strict=True)),
                 scores=scores,
-                is_reference=arm == reference,
+                is_reference=arm == reference and not any(s.is_reference for s in settings),
             )
         )
     return settings
 
 
+def _titles(trials: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """(arm, setting) -> title; arms with the same label are told apart by their names."""
+    rows = trials.drop_duplicates(["arm", "setting"])
+    plain = {
+        (r["arm"], r["setting"]): f"{r['label']} {r['setting']}".strip() for r in rows.to_dict("records")
+    }
+    shared = {title for title, n in Counter(plain.values()).items() if n > 1}
+    return {key: f"{title} ({key[0]})" if title in shared else title for key, title in plain.items()}
+
+
 def reference_setting(settings: list[Setting]) -> Setting | None:
-    """The setting that others are compared with: the reference arm's first."""
+    """The setting that others are compared with."""
     return next((s for s in settings if s.is_reference), None)
 
 
 def differences(settings: list[Setting], name: str = MEAN) -> dict[str, Difference]:
-    """Every other setting minus the reference setting on one set, by key; settings without scores are
-    absent.
+    """Every other setting minus the reference setting on one set, by key.
+
+    Settings without scores are absent, and those that are the reference's own runs under another name.
     """
     reference = reference_setting(settings)
     if reference is None:
         return {}
     found = {}
     for setting in settings:
-        if setting.key != reference.key:
+        if setting.key != reference.key and not same_runs(setting, reference):
             gap = difference(setting.scores.get(name, {}), reference.scores.get(name, {}))
             if gap is not None:
                 found[setting.key] = gap
     return found
+
+
+def same_runs(a: Setting, b: Setting) -> bool:
+    """Whether two settings come to the same trials, as TRB without a budget comes to plain OPD."""
+    return set(a.run_ids.values()) <= set(b.run_ids.values())
+
+
+def distinct(settings: list[Setting]) -> list[Setting]:
+    """One setting for each set of runs, the reference or else the plan's first: a family of tests must not
+    count one comparison twice.
+    """
+    kept: list[Setting] = []
+    for setting in sorted(settings, key=lambda s: not s.is_reference):
+        if not any(same_runs(setting, other) for other in kept):
+            kept.append(setting)
+    keys = {s.key for s in kept}
+    return [s for s in settings if s.key in keys]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from .collect import SweepData
-from .settings import Setting
+from .settings import Setting, setting_key
 
 # Not about the result: the seed is the repetition, and a trial's own name and machine say nothing of it.
 LEFT_OUT = ("seed", "name", "resources", "checkpoint")
@@ -26,13 +26,16 @@ def flatten(value: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _flat_specs(data: SweepData) -> dict[str, dict[str, str]]:
-    """run id -> flat spec without LEFT_OUT; evaluation sets as a list of names."""
+    """Key of a setting -> its flat spec without LEFT_OUT; evaluation sets as a list of names.
+
+    By setting, not by run: settings that share a trial say different things of it.
+    """
     specs = {}
     for trial in data.plan.get("trials", []):
         spec = {k: v for k, v in (trial.get("spec") or {}).items() if k not in LEFT_OUT}
         if "sets" in (spec.get("eval") or {}):
             spec["eval"] = {**spec["eval"], "sets": ", ".join(s["name"] for s in spec["eval"]["sets"])}
-        specs[trial["run_id"]] = flatten(spec)
+        specs[setting_key(str(trial["arm"]), str(trial.get("setting") or ""))] = flatten(spec)
     return specs
 
 
@@ -45,18 +48,14 @@ def shared_settings(data: SweepData) -> dict[str, str]:
 
 
 def changed_settings(data: SweepData, settings: list[Setting]) -> dict[str, dict[str, str]]:
-    """Title of a setting -> the dotted keys of its spec that not every trial shares."""
+    """Key of a setting -> the dotted keys of its spec that not every trial shares."""
     specs, shared = _flat_specs(data), shared_settings(data)
-    changed = {}
-    for setting in settings:
-        spec = specs[next(iter(setting.run_ids.values()))]
-        changed[setting.title] = {k: v for k, v in spec.items() if k not in shared}
-    return changed
+    return {s.key: {k: v for k, v in specs[s.key].items() if k not in shared} for s in settings}
 
 
 def code_versions(data: SweepData) -> dict[str, int]:
     """Label of the code -> number of trials that ran it, the commonest first."""
-    found = Counter(str(v) for v in data.trials["code_version"].dropna())
+    found = Counter(str(v) for v in data.trials.drop_duplicates("run_id")["code_version"].dropna())
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

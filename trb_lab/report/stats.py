@@ -122,7 +122,7 @@ def _one_sample_p(deltas: Sequence[float]) -> float | None:
 
     spread, centre, n = sd(deltas), mean(deltas), len(deltas)
     if spread <= 1e-12 * max(1.0, abs(centre)):
-        return 1.0 if abs(centre) <= 1e-12 else None
+        return None
     return float(2 * t.sf(abs(centre) / (spread / math.sqrt(n)), n - 1))
 
 
@@ -152,7 +152,9 @@ def best_with_ties(scores: Mapping[str, SeedScores]) -> Best:
     """The highest mean among settings with two seeds or more, and every such setting not significantly
     below it.
 
-    A setting with one seed is never bold, and cannot be beaten or win: it is left out.
+    A setting with one seed is never bold, and cannot be beaten or win: it is left out. Where seeds are
+    missing, the highest mean may be the significantly worse one on the seeds that both have; that does not
+    make the other one worse, and both are in the ties.
     """
     eligible = {k: v for k, v in scores.items() if len(v) >= 2}
     if not eligible:
@@ -161,14 +163,17 @@ def best_with_ties(scores: Mapping[str, SeedScores]) -> Best:
     ties = {best}
     for key, values in eligible.items():
         gap = difference(eligible[best], values)
-        if gap is not None and not gap.significant:
+        if gap is not None and not (gap.significant and gap.mean > 0):
             ties.add(key)
     return Best(best, frozenset(ties))
 
 
 def pooled_sd(differences: Iterable[Difference]) -> float | None:
-    """Root mean variance of paired differences, weighted by their degrees of freedom."""
-    usable = [(d.n - 1, d.sd) for d in differences if d.paired and d.sd is not None]
+    """Root mean variance of paired differences, weighted by their degrees of freedom.
+
+    Differences without any spread tell nothing of the noise and are left out.
+    """
+    usable = [(d.n - 1, d.sd) for d in differences if d.paired and d.sd is not None and d.p_value is not None]
     total = sum(df for df, _ in usable)
     if total == 0:
         return None

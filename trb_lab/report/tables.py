@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .collect import MEAN, SweepData
-from .settings import Setting, differences, reference_setting
+from .settings import Setting, differences, reference_setting, same_runs
 from .stats import Difference, Interval, best_with_ties, mean, normal_interval, t_interval
 
 ROLE_TITLES = {"teacher": "teacher", "student": "untrained student"}
@@ -75,7 +75,7 @@ def _interval_text(interval: Interval) -> str:
 
 def score_table(data: SweepData, settings: list[Setting]) -> Table:
     """Arms by test sets: reference rows, then settings in the plan's order, the best and its ties in bold."""
-    columns = [*data.sets, MEAN] if len(data.sets) != 1 else list(data.sets)
+    columns = [*data.sets, MEAN] if data.mean_sets and len(data.sets) > 1 else list(data.sets)
     best = {c: best_with_ties({s.key: s.scores.get(c, {}) for s in settings}) for c in columns}
     gaps = differences(settings)
     reference = reference_setting(settings)
@@ -83,7 +83,7 @@ def score_table(data: SweepData, settings: list[Setting]) -> Table:
     for setting in settings:
         cells = [_score_cell(setting, c, setting.key in best[c].ties) for c in columns]
         if reference is not None:
-            cells.append(_gap_cell(gaps.get(setting.key), setting is reference))
+            cells.append(_gap_cell(gaps.get(setting.key), setting, reference))
         cells.append(_seed_cell(setting))
         kind = "baseline" if setting is reference else "arm"
         rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
@@ -92,8 +92,17 @@ def score_table(data: SweepData, settings: list[Setting]) -> Table:
         title="pass@1 (%)",
         columns=[*columns, *against, "seeds"],
         rows=rows,
-        notes=_notes(settings, reference),
+        notes=[*_set_notes(data), *_notes(settings, reference)],
     )
+
+
+def _set_notes(data: SweepData) -> list[str]:
+    """What the mean covers, where it is not simply every column."""
+    if data.mean_sets == data.sets:
+        return []
+    if not data.mean_sets:
+        return ["The settings have no evaluation set in common, so they have no mean and are not compared."]
+    return [f"Mean: over the evaluation sets that every setting has ({', '.join(data.mean_sets)})."]
 
 
 def _notes(settings: list[Setting], reference: Setting | None) -> list[str]:
@@ -126,7 +135,9 @@ def _reference_row(data: SweepData, reference: Any, columns: list[str], with_gap
             stderr = None if pd.isna(row["stderr"]) else float(row["stderr"])
             interval = normal_interval(float(row["pass_at_1"]), stderr)
         elif column == MEAN and reference.state == "completed" and not pd.isna(reference.score_mean):
-            interval = normal_interval(float(reference.score_mean), _stderr_of_mean(scores["stderr"]))
+            interval = normal_interval(
+                float(reference.score_mean), _stderr_of_mean(scores["stderr"][data.mean_sets])
+            )
         else:
             cells.append(Cell(_absent(str(reference.state))))
             continue
@@ -162,9 +173,11 @@ def _score_cell(setting: Setting, column: str, bold: bool) -> Cell:
     return Cell(_interval_text(interval), interval.mean, interval.half_width, bold, note)
 
 
-def _gap_cell(gap: Difference | None, is_reference: bool) -> Cell:
-    if is_reference or gap is None:
-        return Cell("–" if is_reference else "")
+def _gap_cell(gap: Difference | None, setting: Setting, reference: Setting) -> Cell:
+    if setting is reference:
+        return Cell("–")
+    if gap is None:
+        return Cell("same runs" if same_runs(setting, reference) else "")
     return Cell(points(gap), gap.mean, gap.half_width, False, "" if gap.paired or gap.n == 1 else "unpaired")
 
 
