@@ -166,3 +166,16 @@ def test_a_check_that_breaks_is_a_finding() -> None:
     with findings.guard("x"):
         raise ValueError("bad header")
     assert findings.all[0].line() == "  fail  x: cannot be read: ValueError: bad header"
+
+
+def test_reference_answers_of_the_training_set_must_parse(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own.jsonl").write_text(
+        '{"prompt": "1+1", "answer": "2"}\n{"prompt": "1+2", "answer": " "}\n'
+    )
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: tried.yaml\ndataset: {kind: jsonl, path: own.jsonl}\n")
+    code, found = checks(capsys, own)
+    assert code == 1
+    assert "own.jsonl:2" in found["dataset"]["text"]

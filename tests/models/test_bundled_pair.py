@@ -89,3 +89,15 @@ def test_recipe_says_what_was_measured() -> None:
     assert measured[TEACHER_NAME]["pass_at_1"]["train"]["pass_at_1"] >= 0.95
     assert measured[TEACHER_NAME]["pass_at_1"]["hard"]["pass_at_1"] >= 0.7
     assert 0.05 <= measured[STUDENT_NAME]["pass_at_1"]["train"]["pass_at_1"] <= 0.3
+
+
+def test_a_folder_that_is_no_model_is_refused_in_words(tmp_path):
+    import torch
+
+    from trb_lab.errors import UsageError
+    from trb_lab.models.load import load_model
+    from trb_lab.spec.experiment import ModelSpec
+
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"cannot be loaded from .* holds config\.json"):
+        load_model(ModelSpec(name=str(tmp_path)), torch.device("cpu"), torch.float32)

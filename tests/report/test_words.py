@@ -13,7 +13,7 @@ from trb_lab.report.collect import collect
 from trb_lab.report.plot_curves import drawn_settings, learning_figure
 from trb_lab.report.plot_style import style
 from trb_lab.report.render import code_span
-from trb_lab.report.settings import reference_setting, settings_of
+from trb_lab.report.settings import Setting, reference_setting, settings_of
 from trb_lab.report.setup_facts import changed_settings
 from trb_lab.report.tables import score_table
 from trb_lab.store.run_dir import read_json, write_json
@@ -91,3 +91,21 @@ def test_curves_and_table_have_one_reference(tmp_path: Path, lower: int | None) 
     with open(tmp_path / figure.csv) as f:
         gaps = {row["setting"] for row in csv.DictReader(f) if row["value"] == "difference"}
     assert gaps == {keys[1], "teacher_forced"}
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled", "interrupted", "running", "missing"])
+def test_cells_say_what_became_of_a_trial(state: str) -> None:
+    """Cancelled is no failure, and an interrupted trial does not run."""
+    setting = Setting(
+        key="trb",
+        arm="trb",
+        title="TRB",
+        kind="trb",
+        kl_budget=0.1,
+        horizon_steps=25,
+        run_ids={0: "a", 1: "b"},
+        states={0: "completed", 1: state},
+        scores={},
+        is_reference=False,
+    )
+    assert setting.problems == f"{state} 1/2"

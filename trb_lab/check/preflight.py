@@ -13,6 +13,7 @@ from trb_lab.models.vocabulary import SharedVocabulary, check_support, share_voc
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.tasks.datasets import load_problems
+from trb_lab.tasks.grading import Grader, check_golds
 from trb_lab.tasks.problem import Problem
 
 from .findings import Findings
@@ -49,6 +50,8 @@ def preflight(spec: ExperimentSpec, findings: Findings) -> None:
     with findings.guard("dataset"):
         problems = load_problems(spec.dataset)
         _check_dataset(spec, problems, findings)
+        with Grader(1, spec.resources.grading_timeout_seconds) as grader:
+            check_golds(problems, grader)
     models = [m for m in (student, teacher) if m]
     if problems and models:
         with findings.guard("prompt"):
@@ -203,8 +206,6 @@ def _check_sets(spec: ExperimentSpec, training: list[Problem], findings: Finding
     if not spec.eval.sets:
         findings.warn("eval.sets", "none: the run is not evaluated. Add sets, for example arith/hard.")
         return
-    from trb_lab.tasks.grading import Grader, check_golds
-
     trained = {p.prompt for p in training}
     with findings.guard("eval.sets"), Grader(1, spec.resources.grading_timeout_seconds) as grader:
         for i, entry in enumerate(spec.eval.sets):

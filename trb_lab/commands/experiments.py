@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,8 @@ def run(
     Example: trb-lab run experiments/arith.yaml --set warmup.kl_budget=0.05 --set seed=3
     """
     directory = _prepared(context, file, sets or [], run_dir)
+    # Before torch is imported: threads that spin while they wait take the cores from whatever else runs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from trb_lab.experiment import run_experiment
 
     with progress_on_stderr(as_json):

@@ -119,19 +119,22 @@ def load_model(
 
     logging.disable_progress_bar()  # one bar a model would bury a run's own progress
     resolved = resolve(spec)
-    config = AutoConfig.from_pretrained(resolved.path, local_files_only=True, trust_remote_code=False)
-    network = AutoModelForCausalLM.from_pretrained(
-        resolved.path,
-        config=config,
-        dtype=dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    files: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(resolved.path, **files)
+        network = AutoModelForCausalLM.from_pretrained(
+            resolved.path, config=config, dtype=dtype, use_safetensors=True, **files
+        )
+        tokenizer = load_tokenizer(resolved)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"model '{spec.name}' cannot be loaded from {resolved.path}: {reason} "
+            "A folder in transformers format holds config.json, *.safetensors and a tokenizer."
+        ) from error
     if weights is not None:
         load_weights(network, weights)
     switch_off_dropout(network)
-    tokenizer = load_tokenizer(resolved)
     stops = stop_ids_of(tokenizer, network.generation_config, network.config)
     model = LanguageModel(network, tokenizer, spec, stops).to(device).eval()
     model.check_head()

@@ -10,7 +10,7 @@ from collections import Counter
 
 from .collect import SweepData
 from .plot_curves import early_steps, reference_score
-from .settings import FAILED_STATES, PENDING_STATES, Setting, differences, distinct, reference_setting
+from .settings import UNFINISHED_STATES, Setting, differences, distinct, reference_setting
 from .stats import Difference, difference, holm, mean, pooled_sd, seeds_needed
 from .tables import signed
 
@@ -19,22 +19,14 @@ NO_COMMON_SETS = "The settings have no evaluation set in common, so they are not
 
 
 def counts(data: SweepData) -> dict[str, int]:
-    """Planned, completed, failed (cancelled included), running (interrupted included) and missing trials.
+    """Planned and completed trials, those of each unfinished state, and missing ones.
 
     A trial that several settings share counts once.
     """
     trials = data.trials.drop_duplicates("run_id")
     states = Counter(trials["state"])
-    failed = sum(states[s] for s in FAILED_STATES)
-    running = sum(states[s] for s in PENDING_STATES)
-    total = len(trials)
-    return {
-        "planned": total,
-        "completed": states["completed"],
-        "failed": failed,
-        "running": running,
-        "missing": total - states["completed"] - failed - running,
-    }
+    shown = {state: states[state] for state in ("completed", *UNFINISHED_STATES)}
+    return {"planned": len(trials), **shown, "missing": len(trials) - sum(shown.values())}
 
 
 def shared_rows(data: SweepData) -> str:
@@ -58,7 +50,7 @@ def findings(data: SweepData, settings: list[Setting]) -> list[str]:
 
 def _completeness(data: SweepData) -> str:
     n = counts(data)
-    open_trials = n["running"] + n["missing"]
+    open_trials = n["running"] + n["interrupted"] + n["missing"]
     parts = []
     if open_trials:
         parts.append(
@@ -70,6 +62,8 @@ def _completeness(data: SweepData) -> str:
             f"{n['failed']} of {n['planned']} trials failed; their settings are compared on the seeds that "
             "finished, which need not be a fair sample."
         )
+    if n["cancelled"]:
+        parts.append(f"{n['cancelled']} of {n['planned']} trials were cancelled.")
     return " ".join(parts)
 
 

@@ -17,7 +17,9 @@ STATES = {
     "planned": "planned",
     "completed": "completed",
     "failed": "failed",
-    "running": "running or interrupted",
+    "cancelled": "cancelled",
+    "interrupted": "interrupted",
+    "running": "running",
     "missing": "not started",
 }
 

@@ -12,8 +12,8 @@ import pandas as pd
 from .collect import MEAN, SweepData
 from .stats import Difference, SeedScores, difference
 
-FAILED_STATES = ("failed", "cancelled")
-PENDING_STATES = ("running", "interrupted")
+UNFINISHED_STATES = ("failed", "cancelled", "interrupted", "running")
+"""States of planned trials without a result; any other is shown as missing."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,8 @@ class Setting:
         """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where no seed is left; empty when all
         completed.
         """
-        counts = {
-            "failed": sum(s in FAILED_STATES for s in self.states.values()),
-            "running": sum(s in PENDING_STATES for s in self.states.values()),
-            "missing": sum(
-                s not in (*FAILED_STATES, *PENDING_STATES, "completed") for s in self.states.values()
-            ),
-        }
+        shown = [s if s in UNFINISHED_STATES else "missing" for s in self.states.values() if s != "completed"]
+        counts = {name: shown.count(name) for name in (*UNFINISHED_STATES, "missing")}
         return ", ".join(
             name if n == self.planned else f"{name} {n}/{self.planned}" for name, n in counts.items() if n
         )

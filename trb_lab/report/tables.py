@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from .collect import MEAN, SweepData
-from .settings import Setting, differences, reference_setting, same_runs
+from .settings import UNFINISHED_STATES, Setting, differences, reference_setting, same_runs
 from .stats import Difference, Interval, best_with_ties, mean, normal_interval, t_interval
 
 ROLE_TITLES = {"teacher": "teacher", "student": "untrained student"}
@@ -157,9 +157,7 @@ def _stderr_of_mean(stderrs: pd.Series) -> float | None:
 
 
 def _absent(state: str) -> str:
-    return {"failed": "failed", "cancelled": "failed", "running": "running", "interrupted": "running"}.get(
-        state, "missing"
-    )
+    return state if state in UNFINISHED_STATES else "missing"
 
 
 def _score_cell(setting: Setting, column: str, bold: bool) -> Cell:

@@ -15,7 +15,8 @@ class ModelSpec(Spec):
     """A causal language model: a bundled name, a local folder, or a hub id."""
 
     name: str
-    """Bundled name (`trb-lab models list`), folder with config.json (absolute, or relative to the YAML), or hub id."""
+    """Bundled name (`trb-lab models list`), folder with config.json (absolute, or relative to the YAML, else to the
+    current directory), or hub id."""
     revision: str | None = None
     """Hub revision to pin."""
     template: Literal["auto", "chat", "plain"] = "auto"
