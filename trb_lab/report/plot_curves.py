@@ -191,8 +191,8 @@ def _learning_caption(reference: Setting | None) -> str:
     gap = f", and below it the difference from {reference.title} on the same seeds" if reference else ""
     return (
         f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: "
-        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: the reference, and "
-        "of each arm those with the best final score, a choice that favours arms with more settings."
+        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: the reference, "
+        "and of each arm those with the best final score, a choice that favours arms with more settings."
     )
 
 
