@@ -11,6 +11,7 @@ from trb_lab.errors import LabError
 from trb_lab.evaluate.suite import Suite, as_metrics, mean_score
 from trb_lab.models.load import LanguageModel, Pair, load_pair, load_weights, pick_device, pick_dtype
 from trb_lab.models.vocabulary import check_support
+from trb_lab.rollout.blocks import BlockChooser
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
@@ -62,6 +63,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 evaluate=lambda: as_metrics(suite.evaluate()),
                 reporter=ProgressLine(spec.steps, saved.step if saved else 0),
                 should_stop=should_stop,
+                blocks=BlockChooser(spec.rollout.block_tokens),
             )
             trainer.run()
         return _write_result(run_dir, spec, suite, trainer, started)
@@ -91,7 +93,11 @@ def _load(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> Pair:
 def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
     resources = spec.resources
     return TorchEngine(
-        pair, resources.rollout_rows, resources.micro_batch_tokens, resources.loss_chunk_tokens
+        pair,
+        resources.rollout_rows,
+        resources.micro_batch_tokens,
+        resources.loss_chunk_tokens,
+        spec.rollout.batch_invariant,
     )
 
 

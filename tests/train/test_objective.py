@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from tests.rollout.test_torch_engine import ARMS, STOPS, V, unequal_request
-from tests.tiny import tiny_pair
+from tests.enumeration import ARMS
+from tests.rollout.test_torch_engine import ROWS, V, unequal_request
+from tests.tiny import STUDENT_EOS, tiny_pair
 from trb_lab.policy import objectives
-from trb_lab.policy.behaviors import behavior_at
 from trb_lab.policy.eos import canonical_log_probs
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec.experiment import FullLoss, TopKLoss
@@ -22,7 +22,7 @@ LOSSES = [
 
 def rollouts_of(pair, arm, loss):
     engine = TorchEngine(pair, score_tokens=30, chunk_tokens=5)
-    rollouts = engine.rollout(unequal_request(), behavior_at(ARMS[arm], 0, 24, seed=1), what_to_keep(loss))
+    rollouts = engine.rollout(unequal_request(), ARMS[arm].behavior(ROWS), what_to_keep(loss))
     if rollouts.teacher_logprob_BT is None:
         engine.score(rollouts, what_to_keep(loss))
     return rollouts
@@ -62,14 +62,14 @@ def gradients_of(network):
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
-@pytest.mark.parametrize("arm", ["opd", "trb"])
+@pytest.mark.parametrize("arm", ["opd", "trb_0.05"])
 def test_gradient_equals_the_whole_loss(arm, loss):
     pair = tiny_pair(V)
     rollouts = rollouts_of(pair, arm, loss)
     expected = whole_loss(pair, rollouts, loss)
     expected.backward()
     reference = gradients_of(pair.student.network)
-    assert STOPS[0] in rollouts.tokens_BT[rollouts.mask_BT]  # the stop token is a position like any other
+    assert STUDENT_EOS in rollouts.tokens_BT[rollouts.mask_BT]  # the stop token is a position like any other
     for budget, chunk in ((10_000, 10_000), (40, 7), (1, 1)):
         calls = []
         stats = backward_reverse_kl(
@@ -81,7 +81,7 @@ def test_gradient_equals_the_whole_loss(arm, loss):
             after_backward=lambda calls=calls: calls.append(1),
         )
         assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
-        assert len(calls) == (1 if budget == 10_000 else 24 if budget == 1 else len(calls))
+        assert len(calls) == (1 if budget == 10_000 else ROWS if budget == 1 else len(calls))
         found = gradients_of(pair.student.network)
         assert found.keys() == reference.keys()
         for name, value in reference.items():
@@ -93,7 +93,7 @@ def test_gradient_equals_the_whole_loss(arm, loss):
 def test_activation_checkpointing_gives_the_same_gradient():
     pair = tiny_pair(V)
     loss = TopKLoss(top_k=3)
-    rollouts = rollouts_of(pair, "trb", loss)
+    rollouts = rollouts_of(pair, "trb_0.05", loss)
     options = {"token_budget": 60, "chunk_tokens": 9, "after_backward": lambda: None}
     backward_reverse_kl(pair, rollouts, loss, **options)
     plain = gradients_of(pair.student.network)

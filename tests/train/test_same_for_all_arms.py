@@ -18,6 +18,7 @@ WARMUPS = [
     {"kind": "mixture", "weight": 0.5, "steps": 3},
     {"kind": "teacher_forced", "steps": 3},
 ]
+DRAWS = ("draft_BT", "keep_BT", "redraw_BT")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,13 @@ def test_prompts_and_draws_are_the_same_for_every_arm(pair):
             ours, theirs = data.prompts_at(step), reference.prompts_at(step)
             assert [p.prompt for p in ours.problems] == [p.prompt for p in theirs.problems]
             assert ours.request.student_prompts == theirs.request.student_prompts
-            assert np.array_equal(ours.request.uniforms_BT, theirs.request.uniforms_BT)
+            assert np.array_equal(ours.request.draws.draft_BT, theirs.request.draws.draft_BT)
 
 
 def test_another_seed_gives_other_prompts_and_draws(pair):
     one, two = data_of(pair, seed=0).prompts_at(0), data_of(pair, seed=1).prompts_at(0)
     assert [p.prompt for p in one.problems] != [p.prompt for p in two.problems]
-    assert not np.array_equal(one.request.uniforms_BT, two.request.uniforms_BT)
+    assert not np.array_equal(one.request.draws.draft_BT, two.request.draws.draft_BT)
 
 
 def test_after_the_warmup_every_arm_draws_the_same_rollouts(pair):
@@ -63,4 +64,4 @@ def test_samples_of_a_prompt_differ(pair):
     prompts = data.prompts_at(0)
     assert len(prompts.problems) == 16
     assert prompts.problems[0] == prompts.problems[3] != prompts.problems[4]
-    assert len({tuple(row) for row in prompts.request.uniforms_BT.tolist()}) == 16
+    assert len({tuple(row) for row in prompts.request.draws.draft_BT.tolist()}) == 16

@@ -33,20 +33,33 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def take_turns(contestants: Mapping[str, Callable[[int], Figures]], repeats: int) -> dict[str, list[Figures]]:
-    """Figures of every contestant in every repeat, after one round that does not count.
+def take_turns(
+    contestants: Mapping[str, Callable[[int], Figures]], repeats: int, *, warm_up: bool = True
+) -> dict[str, list[Figures]]:
+    """Figures of every contestant in every repeat, after one round that does not count (if `warm_up`).
 
     Contestants are called with the number of the repeat. The order turns round from one repeat to the next, so
     that a slow stretch of the machine meets both ends of it alike.
     """
     names = list(contestants)
     found: dict[str, list[Figures]] = {name: [] for name in names}
-    for name in names:
-        contestants[name](0)
+    if warm_up:
+        for name in names:
+            contestants[name](0)
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
             found[name].append(contestants[name](repeat))
     return found
+
+
+def column(turns: Sequence[Figures], name: str) -> list[float]:
+    """One figure of every repeat."""
+    return [turn[name] for turn in turns]
+
+
+def middle(turns: Sequence[Figures], name: str) -> float:
+    """Median of one figure."""
+    return statistics.median(column(turns, name))
 
 
 def spread(values: Sequence[float]) -> Spread:

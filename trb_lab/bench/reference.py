@@ -5,6 +5,7 @@ Suffixes: B rows, V shared vocabulary, W logit width of the student, T positions
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from trb_lab.models.load import Pair
 from trb_lab.policy.eos import NEG_INF, canonical_log_probs
-from trb_lab.rollout.decoder import Decoder
+
+from .decoder import Decoder
 
 BISECTION_STEPS = 24
 
@@ -23,39 +25,50 @@ class Bisected(NamedTuple):
     beta_B: Tensor
 
 
+Halve = Callable[[Tensor, Tensor, Tensor, Tensor, float | Tensor], tuple[Tensor, Tensor]]
+
+
+def halve(
+    base_BV: Tensor, ratio_BV: Tensor, low_B: Tensor, high_B: Tensor, eps: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """One bit of beta: the half of the bracket that holds the largest feasible value."""
+    middle_B = 0.5 * (low_B + high_B)
+    feasible_B = _blend(base_BV, ratio_BV, middle_B)[1] <= eps
+    return torch.where(feasible_B, middle_B, low_B), torch.where(feasible_B, high_B, middle_B)
+
+
+def _blend(base_BV: Tensor, ratio_BV: Tensor, beta_B: Tensor) -> tuple[Tensor, Tensor]:
+    """log mu_beta and KL(mu_beta || p)."""
+    tilted_BV = base_BV + beta_B[:, None] * ratio_BV
+    normaliser_B = torch.logsumexp(tilted_BV, dim=-1)
+    log_mu_BV = tilted_BV - normaliser_B[:, None]
+    return log_mu_BV, beta_B * (log_mu_BV.exp() * ratio_BV).sum(-1) - normaliser_B
+
+
 def bisection(
     log_p_BV: Tensor,
     log_q_BV: Tensor,
-    eps: float,
+    eps: float | Tensor,
     steps: int = BISECTION_STEPS,
     dtype: torch.dtype = torch.float64,
+    halve: Halve = halve,
 ) -> Bisected:
     """mu_beta = p^(1-beta) q^beta / Z with the largest beta in the budget, one bit of beta a pass.
 
-    The same inputs and conventions as `trust_region`; `dtype` is what it computes in.
+    The same inputs and conventions as `trust_region`; `dtype` is what it computes in. `halve` may be a compiled one.
     """
     p_BV = torch.log_softmax(log_p_BV.to(dtype), dim=-1)
     q_BV = torch.log_softmax(log_q_BV.to(dtype), dim=-1)
     common_BV = torch.isfinite(p_BV) & torch.isfinite(q_BV)
     ratio_BV = torch.where(common_BV, q_BV - p_BV, 0.0)
     base_BV = p_BV.masked_fill(~common_BV, NEG_INF)
-
-    def blend(beta_B: Tensor) -> tuple[Tensor, Tensor]:
-        tilted_BV = base_BV + beta_B[:, None] * ratio_BV
-        normaliser_B = torch.logsumexp(tilted_BV, dim=-1)
-        log_mu_BV = tilted_BV - normaliser_B[:, None]
-        return log_mu_BV, beta_B * (log_mu_BV.exp() * ratio_BV).sum(-1) - normaliser_B
-
     low_B = torch.zeros_like(p_BV[:, 0])
     high_B = torch.ones_like(low_B)
-    whole_B = blend(high_B)[1] <= eps
+    whole_B = _blend(base_BV, ratio_BV, high_B)[1] <= eps
     for _ in range(steps):
-        middle_B = 0.5 * (low_B + high_B)
-        feasible_B = blend(middle_B)[1] <= eps
-        low_B = torch.where(feasible_B, middle_B, low_B)
-        high_B = torch.where(feasible_B, high_B, middle_B)
+        low_B, high_B = halve(base_BV, ratio_BV, low_B, high_B, eps)
     beta_B = torch.where(whole_B, 1.0, low_B)
-    log_mu_BV = torch.where((beta_B == 0)[:, None], p_BV, blend(beta_B)[0])
+    log_mu_BV = torch.where((beta_B == 0)[:, None], p_BV, _blend(base_BV, ratio_BV, beta_B)[0])
     return Bisected(log_mu_BV.to(log_p_BV.dtype), beta_B.to(log_p_BV.dtype))
 
 

@@ -1,127 +1,148 @@
-"""The trust-region solver against bisection: time a call, at the accuracy that each reaches."""
+"""The trust-region solvers against bisection: time a call, at the accuracy that each reaches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from trb_lab.policy.behaviors import StepBehavior, Target
-from trb_lab.policy.coupling import kl_divergence
+from trb_lab.models.load import pick_device
+from trb_lab.policy import fused
 from trb_lab.policy.trust_region import trust_region
 
+from .ceilings import Ceilings, Floor, measure_ceilings
 from .measure import Figures, hardware, row, take_turns, timed
-from .reference import BISECTION_STEPS, bisection
-from .setting import Setting, setting
+from .options import BUNDLED, Options
+from .reference import BISECTION_STEPS, bisection, halve
+from .setting import bundled_setting, load
+from .solver_cases import Case, Input, accuracy, mild_case, pair_case, peaked_case
 from .table import Result, Table
 
 BUDGETS = (0.05, 0.001)
 """The ends of the paper's range, nats."""
-RANDOM_SHAPE = (32, 50_000)
-GPU_SHAPE = (32, 151_936)
-POSITIONS = 16
-"""Decoded positions that the bundled pair's distributions are taken from."""
+ROWS, POSITIONS, PAIR_REPEATS, REPEATS = 64, 16, 40, 5
+"""Rows of the bundled pair's case, positions that they are taken from, and how often each case is timed."""
+CPU_SHAPE = (32, 50_000)
+GPU_SHAPES = ((32, 151_936), (256, 151_936))
 
-Solver = Callable[[Tensor, Tensor, float], Tensor]
-"""(log p, log q, eps) -> beta, after making the blend itself."""
+Solver = Callable[[Input, float], Tensor]
+"""(scores, eps) -> beta, after making the blend itself."""
 
-SOLVERS: dict[str, Solver] = {
-    "trust_region": lambda p, q, eps: trust_region(p, q, eps).beta_B,
-    f"bisection {BISECTION_STEPS}": lambda p, q, eps: bisection(p, q, eps).beta_B,
-    f"bisection {BISECTION_STEPS} f32": lambda p, q, eps: bisection(p, q, eps, dtype=torch.float32).beta_B,
+TRUST_REGION, FUSED = "trust_region", "fused.blend"
+BISECTION = f"bisection {BISECTION_STEPS}"
+COMPILED = f"{BISECTION} f32, compiled"
+
+
+def _bisection(dtype: torch.dtype) -> Solver:
+    return lambda given, eps: bisection(given.log_p_NV, given.log_q_NV, eps, dtype=dtype).beta_B
+
+
+CPU_SOLVERS: dict[str, Solver] = {
+    TRUST_REGION: lambda given, eps: trust_region(given.log_p_NV, given.log_q_NV, eps).beta_B,
+    BISECTION: _bisection(torch.float64),
+    f"{BISECTION} f32": _bisection(torch.float32),
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    """Log-probs that the solvers get."""
-
-    name: str
-    log_p_BV: Tensor
-    log_q_BV: Tensor
-    repeats: int
-
-
-def run(pair_repeats: int = 40, random_repeats: int = 5, shape: tuple[int, int] = RANDOM_SHAPE) -> Result:
-    """Both solvers on distributions of the bundled pair, on random ones, and on wide ones where there is a GPU."""
-    cases = [
-        pair_case(setting(max_new_tokens=POSITIONS), pair_repeats),
-        random_case(shape, torch.device("cpu"), random_repeats),
-    ]
-    gpu = torch.cuda.is_available()
-    found = hardware(torch.device("cuda" if gpu else "cpu"))
-    if gpu:
-        cases.append(random_case(GPU_SHAPE, torch.device("cuda"), pair_repeats))
-    tables = [_table(case, eps) for case in cases for eps in BUDGETS]
-    return Result("solver", asdict(found), found.line(), tables)
-
-
-@torch.no_grad()
-def pair_case(bundled: Setting, repeats: int) -> Case:
-    """One call's worth of rows, spread over the positions of student rollouts, on the CPU."""
-    seen: list[tuple[Tensor, Tensor]] = []
-
-    def watch(log_p_BV: Tensor, log_q_BV: Tensor, teacher_rows_B: Tensor) -> Target:
-        seen.append((log_p_BV.cpu(), log_q_BV.cpu()))
-        return Target(log_p_BV, torch.zeros_like(log_p_BV[:, 0]))
-
-    behavior = StepBehavior(0.0, watch, torch.zeros(bundled.rows, dtype=torch.bool))
-    bundled.engine.rollout(bundled.request(0), behavior, bundled.keep)
-    log_p_NV, log_q_NV = (torch.cat(parts) for parts in zip(*seen, strict=True))
-    picked = torch.linspace(0, len(log_p_NV) - 1, bundled.rows).long()
-    return Case("bundled pair", log_p_NV[picked], log_q_NV[picked], repeats)
+def run(options: Options | None = None, shape: tuple[int, int] = CPU_SHAPE, rows: int = ROWS) -> Result:
+    """The solvers on distributions of the bundled pair, on random ones, and on wide ones where there is a GPU."""
+    options = options or Options()
+    device, cpu = pick_device("auto"), torch.device("cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    repeats = options.repeats or REPEATS
+    found, ceilings = hardware(device), measure_ceilings(device, dtype)
+    if device.type == "cuda":
+        cases = [peaked_case(wide, device, dtype, 2 * repeats) for wide in GPU_SHAPES]
+        cases.append(mild_case(GPU_SHAPES[0], device, dtype, 2 * repeats))
+    else:
+        setting = bundled_setting(load(BUNDLED), rows, POSITIONS)
+        cases = [
+            pair_case(setting, options.repeats or PAIR_REPEATS),
+            mild_case(shape, cpu, dtype, repeats),
+            peaked_case(shape, cpu, dtype, repeats),
+        ]
+    with torch.no_grad():
+        tables = [
+            _table(case, eps, solvers_for(case), ceilings) for case in cases for eps in options.eps or BUDGETS
+        ]
+    described = {**asdict(found), "ceilings": asdict(ceilings)}
+    remarks = (
+        "fused.blend reads raw scores; the others get float32 log-probs (not timed) and write log mu out. floor: both "
+        "inputs, in the dtype of the scores, read once at the copy bandwidth.",
+    )
+    return Result("solver", described, f"{found.line()}\n{ceilings.line()}", tables, remarks)
 
 
-def random_case(shape: tuple[int, int], device: torch.device, repeats: int) -> Case:
-    """Gaussian logits; the teacher's are the student's with noise of half the scale."""
-    draws = torch.Generator().manual_seed(0)
-    logits_BV = 3.0 * torch.randn(shape, generator=draws)
-    teacher_BV = logits_BV + 1.5 * torch.randn(shape, generator=draws)
-    log_p_BV, log_q_BV = (torch.log_softmax(x.to(device), dim=-1) for x in (logits_BV, teacher_BV))
-    return Case("random", log_p_BV, log_q_BV, repeats)
+def solvers_for(case: Case) -> dict[str, Solver]:
+    """Contestants; the fused kernels and the compiler take part on a GPU."""
+    if case.device.type != "cuda":
+        return CPU_SOLVERS
+    compiled = torch.compile(halve, dynamic=False)
+    solvers: dict[str, Solver] = {
+        FUSED: lambda given, eps: fused.blend(given.p, given.q, eps).beta,
+        TRUST_REGION: CPU_SOLVERS[TRUST_REGION],
+        f"{BISECTION} f32": _bisection(torch.float32),
+        COMPILED: lambda given, eps: (
+            bisection(
+                given.log_p_NV,
+                given.log_q_NV,
+                torch.full((), eps, device=case.device),  # a tensor: one compilation for all budgets
+                dtype=torch.float32,
+                halve=compiled,
+            ).beta_B
+        ),
+    }
+    return solvers if fused.available(case.device) else {k: v for k, v in solvers.items() if k != FUSED}
 
 
-def _table(case: Case, eps: float) -> Table:
-    contestants = {name: partial(_turn, case, eps, solver) for name, solver in SOLVERS.items()}
+def _table(case: Case, eps: float, solvers: dict[str, Solver], ceilings: Ceilings) -> Table:
+    solvers, remarks = _that_run(case, eps, solvers)
+    contestants = {name: partial(_turn, case, eps, solver) for name, solver in solvers.items()}
     found = {
         name: [turn["milliseconds"] for turn in turns]
         for name, turns in take_turns(contestants, case.repeats).items()
     }
-    first = next(iter(SOLVERS))
+    first = next(iter(solvers))
+    floor = 1000 * Floor(case.num_bytes, 0.0).seconds(ceilings)
     rows = []
     for name, values in found.items():
-        beta_B = SOLVERS[name](case.log_p_BV, case.log_q_BV, eps)
-        off, over, binding = accuracy(case, eps, beta_B)
         against = {} if name == first else {first: found[first]}
-        notes = {"largest_KL_off_budget": off, "over_budget": over, "rows_at_budget": binding}
+        line = row(name, values, against)
+        off, over, binding = accuracy(case, eps, solvers[name](case.inputs[0], eps))
+        notes: dict[str, Any] = {"floor": floor, "share_of_floor_reached": floor / line.figure.median}
+        notes |= {"largest_KL_off_budget": off, "over_budget": over, "rows_at_budget": binding}
         rows.append(row(name, values, against, notes))
-    shape = "[" + ", ".join(map(str, case.log_p_BV.shape)) + "]"
-    title = f"{case.name} {shape} on {case.log_p_BV.device.type}, eps {eps:g}"
-    return Table(title, "milliseconds a call", case.repeats, rows)
+    shape = "[" + ", ".join(map(str, case.p_NV.shape)) + "]"
+    kind = str(case.p_NV.dtype).removeprefix("torch.")
+    title = f"{case.name} {shape} {kind} on {case.device.type}, eps {eps:g}"
+    return Table(title, "milliseconds a call", case.repeats, rows, remarks)
+
+
+def _that_run(
+    case: Case, eps: float, solvers: dict[str, Solver]
+) -> tuple[dict[str, Solver], tuple[str, ...]]:
+    """Without the compiled one where the compiler fails, and what it said."""
+    if COMPILED not in solvers:
+        return solvers, ()
+    try:
+        solvers[COMPILED](case.inputs[0], eps)
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        left = {name: solver for name, solver in solvers.items() if name != COMPILED}
+        return left, (f"{COMPILED} is missing: torch.compile failed here ({reason[:150]})",)
+    return solvers, ()
 
 
 def _turn(case: Case, eps: float, solver: Solver, repeat: int) -> Figures:
-    _, seconds = timed(case.log_p_BV.device, lambda: solver(case.log_p_BV, case.log_q_BV, eps))
-    return {"milliseconds": 1000 * seconds}
+    inputs = case.inputs
 
+    def work() -> None:
+        for call in range(case.calls):
+            solver(inputs[call % len(inputs)], eps)
 
-def accuracy(case: Case, eps: float, beta_B: Tensor) -> tuple[float, float, int]:
-    """Largest |KL/eps - 1| and largest KL/eps - 1 (0 if never above), of the rows with 0 < beta < 1; their number.
-
-    KL(mu_beta || p) is computed anew in float64 from the beta that the solver returned.
-    """
-    binding_B = (beta_B > 0) & (beta_B < 1)
-    if not bool(binding_B.any()):
-        return 0.0, 0.0, 0
-    log_p_BV, log_q_BV = (
-        torch.log_softmax(x[binding_B].double(), -1) for x in (case.log_p_BV, case.log_q_BV)
-    )
-    beta_B1 = beta_B[binding_B].double()[:, None]
-    tilted_BV = torch.where(
-        torch.isfinite(log_p_BV), (1 - beta_B1) * log_p_BV + beta_B1 * log_q_BV, -torch.inf
-    )
-    gap_B = kl_divergence(torch.log_softmax(tilted_BV, -1), log_p_BV) / eps - 1
-    return float(gap_B.abs().max()), float(gap_B.max().clamp_min(0.0)), int(binding_B.sum())
+    _, seconds = timed(case.device, work)
+    return {"milliseconds": 1000 * seconds / case.calls}

@@ -34,6 +34,8 @@ class Table:
     unit: str
     repeats: int
     rows: list[Row]
+    remarks: tuple[str, ...] = ()
+    """Sentences below the table."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Result:
     hardware: dict[str, Any]
     hardware_line: str
     tables: list[Table]
+    remarks: tuple[str, ...] = ()
+    """Sentences on all tables."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: spreads as {"median", "low", "high"}."""
@@ -58,12 +62,14 @@ class Result:
                 }
                 for row in table.rows
             ]
-            tables.append({"title": table.title, "unit": table.unit, "repeats": table.repeats, "rows": rows})
-        return {"bench": self.name, "hardware": self.hardware, "tables": tables}
+            head = {"title": table.title, "unit": table.unit, "repeats": table.repeats}
+            tables.append({**head, "rows": rows, "remarks": list(table.remarks)})
+        head = {"bench": self.name, "hardware": self.hardware, "remarks": list(self.remarks)}
+        return {**head, "tables": tables}
 
     def as_text(self) -> str:
         """Header with the hardware, then one table after another."""
-        parts = [f"bench {self.name}: {self.hardware_line}"]
+        parts = ["\n".join([f"bench {self.name}: {self.hardware_line}", *self.remarks])]
         parts += [_table_text(table) for table in self.tables]
         return "\n\n".join(parts)
 
@@ -71,26 +77,28 @@ class Result:
 def _table_text(table: Table) -> str:
     notes = list(dict.fromkeys(key for row in table.rows for key in row.notes))
     head = ["what", "median", "spread", "ratio (spread)", *(key.replace("_", " ") for key in notes)]
-    lines = [_cells(row, notes) for row in table.rows]
-    widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]
-    title = f"{table.title}: {table.unit}, {table.repeats} repeats"
-    return "\n".join([title, *(_aligned(line, widths) for line in [head, *lines])])
+    lines = [head, *(_cells(row, notes) for row in table.rows)]
+    kept = [i for i in range(len(head)) if i < 2 or any(line[i] not in ("", "-") for line in lines[1:])]
+    lines = [[line[i] for i in kept] for line in lines]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(kept))]
+    title = f"{table.title}: {table.unit}, {table.repeats} repeat{'s' if table.repeats > 1 else ''}"
+    return "\n".join([title, *(_aligned(line, widths) for line in lines), *table.remarks])
 
 
 def _cells(row: Row, notes: Sequence[str]) -> list[str]:
     figure = row.figure
     ratios = ", ".join(
-        f"{number(r.median)} ({number(r.low)}..{number(r.high)}) x {name}" for name, r in row.ratios.items()
+        f"{number(r.median)} ({number(r.low)}..{number(r.high)}) of {name}" for name, r in row.ratios.items()
     )
-    spread = f"{number(figure.low)}..{number(figure.high)}"
+    spread = "" if figure.low == figure.high else f"{number(figure.low)}..{number(figure.high)}"
     shown = ["" if row.notes.get(key) is None else number(row.notes[key]) for key in notes]
     return [row.what, number(figure.median), spread, ratios or "-", *shown]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Numbers to the right, words to the left."""
+    """Medians to the right, all else to the left."""
     parts = [
-        cell.rjust(width) if i in (1, 2) else cell.ljust(width)
+        cell.rjust(width) if i == 1 else cell.ljust(width)
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return ("  " + "  ".join(parts)).rstrip()

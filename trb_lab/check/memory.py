@@ -19,7 +19,10 @@ FULL_ACTIVATION_FACTOR = 34
 CHECKPOINTED_ACTIVATION_FACTOR = 2
 LOGIT_COPIES = 6
 """float32 copies of a chunk's logits at once: both models', their log-probabilities, gradients."""
-ROLLOUT_LOGIT_COPIES = 5
+ROLLOUT_LOGIT_COPIES = 4
+"""Copies of a drafted block's logits at once: both models', drafts kept for the verdict, and its temporaries."""
+ROLLOUT_BLOCK = 8
+"""Tokens drafted before the teacher looks, as a rule."""
 
 
 @dataclass(frozen=True)
@@ -89,26 +92,40 @@ def _product(shape: list[int]) -> int:
 
 
 def estimate(
-    spec: ExperimentSpec, student: ModelSize, teacher: ModelSize, vocabulary_size: int, bytes_per_value: int
+    spec: ExperimentSpec,
+    student: ModelSize,
+    teacher: ModelSize,
+    vocabulary_size: int,
+    bytes_per_value: int,
+    gpu_bytes: int | None = None,
 ) -> Estimate:
-    """Bytes of one trial whose working weights take `bytes_per_value` (2: bfloat16 and float32 masters)."""
+    """Bytes of one trial whose working weights take `bytes_per_value` (2: bfloat16 and float32 masters).
+
+    With `gpu_bytes` the engine decodes as many rows at once as fit, unless the spec says how many.
+    """
+    from trb_lab.rollout.caches import CACHE_SHARE, DEFAULT_ROWS
+
     rollout, resources = spec.rollout, spec.resources
     rows = rollout.prompts_per_step * rollout.samples_per_prompt
-    all_tokens = rows * (rollout.max_prompt_tokens + rollout.max_new_tokens)
-    if resources.rollout_rows is not None:
-        rows = min(rows, resources.rollout_rows)
-    tokens = rows * (rollout.max_prompt_tokens + rollout.max_new_tokens)
+    row_tokens = rollout.max_prompt_tokens + rollout.max_new_tokens
+    all_tokens = rows * row_tokens
+    rows = min(rows, resources.rollout_rows or DEFAULT_ROWS)
     # The teacher decodes along only while a warmup drives the rollouts.
     decoding = [student, teacher] if spec.warmup.horizon_steps > 0 else [student]
     trained, frozen = student.parameters or 0, teacher.parameters or 0
     master = 4 if bytes_per_value < 4 else 0
     factor = CHECKPOINTED_ACTIVATION_FACTOR if resources.activation_checkpointing else FULL_ACTIVATION_FACTOR
+    weights = (2 * trained + frozen) * bytes_per_value  # gradients count as weights
+    optimizer = trained * (8 + master)
+    row_bytes = sum(2 * m.layers * m.kv_width * bytes_per_value * row_tokens for m in decoding)
+    if gpu_bytes is not None and resources.rollout_rows is None:
+        rows = max(1, min(rows, int(CACHE_SHARE * (gpu_bytes - weights - optimizer)) // row_bytes))
     layer_bytes = student.hidden * bytes_per_value * student.layers
     return Estimate(
-        weights=(2 * trained + frozen) * bytes_per_value,  # gradients count as weights
-        optimizer=trained * (8 + master),
-        kv_cache=sum(2 * m.layers * m.kv_width * bytes_per_value * tokens for m in decoding),
-        rollout_logits=rows * vocabulary_size * 4 * ROLLOUT_LOGIT_COPIES,
+        weights=weights,
+        optimizer=optimizer,
+        kv_cache=row_bytes * rows,
+        rollout_logits=rows * ROLLOUT_BLOCK * vocabulary_size * bytes_per_value * ROLLOUT_LOGIT_COPIES,
         loss_chunk=resources.loss_chunk_tokens * vocabulary_size * 4 * LOGIT_COPIES,
         activations=min(resources.micro_batch_tokens, all_tokens) * layer_bytes * factor,
     )
@@ -138,7 +155,14 @@ def check_memory(
     """One line: the estimate for one trial on this machine's device, part by part."""
     device, available = available_bytes(spec.resources.device)
     bfloat16 = spec.dtype == "bfloat16" or (spec.dtype == "auto" and device == "GPU")
-    found = estimate(spec, student, teacher, vocabulary_size or student.logit_width, 2 if bfloat16 else 4)
+    found = estimate(
+        spec,
+        student,
+        teacher,
+        vocabulary_size or student.logit_width,
+        2 if bfloat16 else 4,
+        available if device == "GPU" else None,
+    )
     dtype = "bfloat16 with float32 masters" if bfloat16 else "float32"
     logits = max(found.loss_chunk, found.rollout_logits)
     text = (

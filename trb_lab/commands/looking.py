@@ -150,12 +150,35 @@ def bench(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="Benchmark; without one they are listed.")
     ] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option("--pair", metavar="PAIR", help="bundled, qwen3-1p7b-8b, qwen3-0p6b-4b or tiny-qwen3."),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows decoded at once.")] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", metavar="TOKENS", help="Tokens in a row's cache: 1024,4096."),
+    ] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens of a response.")] = None,
+    eps: Annotated[
+        list[str] | None, typer.Option("--eps", metavar="NATS", help="KL budgets: 0.01,0.001.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Measurements of each figure.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure one part of the lab on this machine.
 
-    Example: trb-lab bench solver
+    Example: trb-lab bench rollout --pair qwen3-1p7b-8b --context 1024,4096
     """
     from trb_lab.bench import run_bench
+    from trb_lab.bench.options import Options, numbers
 
-    run_bench(name, as_json=as_json)
+    options = Options(
+        pair=pair,
+        rows=rows,
+        context=numbers("--context", context, int),
+        new_tokens=new_tokens,
+        eps=numbers("--eps", eps, float),
+        repeats=repeats,
+    )
+    run_bench(name, options, as_json=as_json)

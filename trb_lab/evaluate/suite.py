@@ -10,8 +10,7 @@ from typing import Any
 from trb_lab.errors import UsageError
 from trb_lab.models.load import LanguageModel
 from trb_lab.policy.behaviors import student_rollouts
-from trb_lab.rollout.engine import Keep, RolloutEngine, RolloutRequest, Rollouts
-from trb_lab.seeds import uniforms
+from trb_lab.rollout.engine import Draws, Keep, RolloutEngine, RolloutRequest, Rollouts
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import EvalSpec, PromptSpec
 from trb_lab.tasks.datasets import load_problems
@@ -128,7 +127,7 @@ class Suite:
         request = RolloutRequest(
             [loaded.prompt_ids[i] for i in problems],
             None,
-            uniforms(self.spec.seed, stream, 0, rows, self.max_new_tokens),
+            Draws.keyed(self.spec.seed, stream, 0, rows, self.max_new_tokens, coupled=False),
         )
         return self.engine.rollout(request, student_rollouts(len(rows)), Keep())
 

@@ -7,6 +7,7 @@ width, K support size.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -42,3 +43,32 @@ def canonical_log_probs(logits_NW: Tensor, stops: StopMap) -> Tensor:
         shared = shared.index_fill(-1, stops.masked_ids, NEG_INF)
     index = torch.full_like(stop, stops.stop_id, dtype=torch.int64)
     return torch.log_softmax(shared.scatter(-1, index, stop), dim=-1)
+
+
+class Scores(NamedTuple):
+    """One model's canonical next-token distribution, unnormalised and in place: what the fused kernels read.
+
+    The same distribution as `canonical_log_probs`, without a float32 copy of the logits: the score of id `a` is
+    `logits_NW[:, a]` for a < size, but `stop_N` at `stop_id`.
+    """
+
+    logits_NW: Tensor
+    """float32 or bfloat16; ids without mass hold -inf."""
+    stop_N: Tensor
+    """float32: logsumexp over the stop ids."""
+    stop_id: int
+    size: int
+    """V: columns from here on do not count."""
+
+
+def canonical_scores(logits_NW: Tensor, stops: StopMap) -> Scores:
+    """The model's distribution on the shared vocabulary.
+
+    Overwrites the 2-D `logits_NW`: masked ids with -inf, and the stop id with its merged score as far as the dtype
+    holds it (which is enough to rank tokens by).
+    """
+    stop_N = torch.logsumexp(logits_NW[:, stops.stop_ids].float(), dim=-1)
+    if stops.masked_ids.numel():
+        logits_NW.index_fill_(-1, stops.masked_ids, NEG_INF)
+    logits_NW[:, stops.stop_id] = stop_N.to(logits_NW.dtype)
+    return Scores(logits_NW, stop_N, stops.stop_id, stops.size)

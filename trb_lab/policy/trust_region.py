@@ -34,6 +34,8 @@ SLACK_PASSES = 8
 MAX_PASSES = math.ceil(math.log2(1.0 / (2.0 * BETA_TOLERANCE))) + SLACK_PASSES
 
 
+TINY = 1e-300
+"""Stands for 0 where it divides."""
 CPU_CHUNK = 200_000
 """Probabilities worked on at once on a CPU: larger temporaries leave the cache and cost page faults."""
 
@@ -67,7 +69,15 @@ def trust_region(log_p_BV: Tensor, log_q_BV: Tensor, eps: float | Tensor) -> Ble
     Rows whose common support is empty, or whose KL jumps over eps as beta leaves 0 (q = 0 on much of p), give p.
     Where even beta = 1 is feasible the blend is q renormalised on the common support, which is q itself where
     p > 0 wherever q > 0.
+
+    On a GPU with Triton the fused kernels do the work (`fused.blend_log_probs`; float64 input excepted).
     """
+    if log_p_BV.device.type == "cuda" and torch.float64 not in (log_p_BV.dtype, log_q_BV.dtype):
+        from . import fused
+
+        if fused.available(log_p_BV.device):
+            log_mu_BV, solved = fused.blend_log_probs(log_p_BV, log_q_BV, eps)
+            return Blend(log_mu_BV, solved.beta.to(log_p_BV.dtype), solved.kl.to(log_p_BV.dtype))
     eps_B = torch.as_tensor(eps, dtype=torch.float64, device=log_p_BV.device).expand(log_p_BV.shape[0])
     rows = log_p_BV.shape[0]
     if log_p_BV.device.type == "cpu":
@@ -86,7 +96,9 @@ def _solve(log_p_BV: Tensor, log_q_BV: Tensor, eps_B: Tensor) -> Blend:
     jump_B = -torch.logsumexp(problem.log_p_BV, dim=-1)
     usable_B = common_BV.any(-1) & (eps_B > 0) & (jump_B <= eps_B)
     beta_B = _largest_feasible(problem, eps_B, usable_B)
-    log_mu_BV, kl_B, _ = _blend(problem, beta_B)
+    tilted_BV, normaliser_B, mu_BV = _tilt(problem, beta_B)
+    log_mu_BV = tilted_BV - normaliser_B[:, None]
+    kl_B = (beta_B * (mu_BV * problem.ratio_BV).sum(-1) - normaliser_B).clamp_min(0.0)
     use_p_B = beta_B == 0
     return Blend(
         torch.where(use_p_B[:, None], log_p_BV, log_mu_BV.to(log_p_BV.dtype)),
@@ -95,22 +107,29 @@ def _solve(log_p_BV: Tensor, log_q_BV: Tensor, eps_B: Tensor) -> Blend:
     )
 
 
-def _blend(problem: _Problem, beta_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """log mu_beta, KL(mu_beta || p) and Var_mu[r]."""
+def _tilt(problem: _Problem, beta_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log (p exp(beta r)) [B, V], its normaliser A(beta), and mu_beta up to rounding."""
     tilted_BV = torch.addcmul(problem.log_p_BV, beta_B[:, None], problem.ratio_BV)
-    normaliser_B = torch.logsumexp(tilted_BV, dim=-1).nan_to_num(neginf=0.0)
-    log_mu_BV = tilted_BV - normaliser_B[:, None]
-    mu_BV = log_mu_BV.exp()
-    weighted_BV = mu_BV * problem.ratio_BV
+    peak_B1 = tilted_BV.amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+    mu_BV = (tilted_BV - peak_B1).exp_()
+    total_B1 = mu_BV.sum(-1, keepdim=True)
+    normaliser_B = (peak_B1 + total_B1.log()).squeeze(-1).nan_to_num(neginf=0.0)
+    return tilted_BV, normaliser_B, mu_BV.div_(total_B1.clamp_min(TINY))
+
+
+def _moments(problem: _Problem, beta_B: Tensor) -> tuple[Tensor, Tensor]:
+    """KL(mu_beta || p) and Var_mu[r]."""
+    _, normaliser_B, mu_BV = _tilt(problem, beta_B)
+    weighted_BV = mu_BV.mul_(problem.ratio_BV)
     mean_B = weighted_BV.sum(-1)
-    variance_B = (weighted_BV * problem.ratio_BV).sum(-1) - mean_B.square()
-    return log_mu_BV, (beta_B * mean_B - normaliser_B).clamp_min(0.0), variance_B.clamp_min(0.0)
+    variance_B = weighted_BV.mul_(problem.ratio_BV).sum(-1) - mean_B.square()
+    return (beta_B * mean_B - normaliser_B).clamp_min(0.0), variance_B.clamp_min(0.0)
 
 
 def _largest_feasible(problem: _Problem, eps_B: Tensor, usable_B: Tensor) -> Tensor:
     """The largest beta in [0, 1] with KL(mu_beta || p) <= eps; 0 on rows that are not usable."""
     ones_B = torch.ones_like(eps_B)
-    _, kl_B, _ = _blend(problem, ones_B)
+    kl_B, _ = _moments(problem, ones_B)
     beta_B = (usable_B & (kl_B <= eps_B)).to(eps_B.dtype)
     open_B = usable_B & (kl_B > eps_B)
     if eps_B.device.type != "cpu":  # to look at which rows are open would cost a synchronisation
@@ -127,12 +146,12 @@ def _root(problem: _Problem, eps_B: Tensor) -> Tensor:
     low_B, high_B, beta_B = torch.zeros_like(eps_B), torch.ones_like(eps_B), torch.zeros_like(eps_B)
     done_B = torch.zeros_like(eps_B, dtype=torch.bool)
     on_cpu = eps_B.device.type == "cpu"
-    _, _, variance_B = _blend(problem, low_B)
+    _, variance_B = _moments(problem, low_B)
     guess_B = target_B / variance_B.sqrt()  # KL = beta^2 Var_p[r] / 2 near 0
     found_B, rows_B = beta_B.clone(), torch.arange(len(eps_B))
     for passes in range(MAX_PASSES):
         guess_B = _inside(guess_B, low_B, high_B, MAX_PASSES - passes)
-        _, kl_B, variance_B = _blend(problem, guess_B)
+        kl_B, variance_B = _moments(problem, guess_B)
         feasible_B = kl_B <= aim_B * (1.0 + KL_TOLERANCE)
         beta_B = torch.where(feasible_B & ~done_B, guess_B, beta_B)
         low_B = torch.where(feasible_B, guess_B, low_B)

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.seeds import uniforms
+
+if TYPE_CHECKING:
+    from .blocks import CostTable
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniforms of each row and position, float64 [B, T]; T is the longest response.
+
+    A token is a function of its prefix and of its own three draws. Hence the block length changes no token: a draft
+    that is dropped because an earlier one was redrawn is drafted again, after the right prefix, from the same draw.
+    """
+
+    draft_BT: np.ndarray
+    """Picks the student's draft; the token itself where the student drives."""
+    keep_BT: np.ndarray | None = None
+    """The draft is kept where this lies under its probability of being kept. None where no teacher takes part."""
+    redraw_BT: np.ndarray | None = None
+    """Picks the replacement of a rejected draft."""
+
+    @staticmethod
+    def keyed(
+        seed: int, stream: str, step: int, rows: Iterable[int], width: int, *, coupled: bool = True
+    ) -> Draws:
+        """Keyed by (seed, stream, step, row, position); not `coupled` leaves out what only a teacher needs."""
+        rows = list(rows)
+        named = [stream, f"{stream}/keep", f"{stream}/redraw"] if coupled else [stream]
+        return Draws(*(uniforms(seed, name, step, rows, width) for name in named))
 
 
 @dataclass(frozen=True)
@@ -19,8 +48,9 @@ class RolloutRequest:
     student_prompts: list[list[int]]
     teacher_prompts: list[list[int]] | None
     """None where no teacher takes part."""
-    uniforms_BT: np.ndarray
-    """float64: the keyed draw of each row and position; T is the longest response."""
+    draws: Draws
+    block_tokens: int | None = None
+    """Tokens that the student drafts before the teacher looks at them; None leaves it to the engine."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +61,20 @@ class Keep:
     """Ids and teacher log-probs of the student's K likeliest tokens at each position."""
     teacher_hidden: bool = False
     """The teacher's last hidden states, for a loss over the whole vocabulary."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a rollout cost in passes, for cost models."""
+
+    block_tokens: int
+    rounds: int
+    """Blocks drafted; each is one teacher pass where the teacher takes part."""
+    draft_passes: int
+    drafted_tokens: int
+    """Rows of all draft passes together."""
+    verified_tokens: int
+    """Tokens that teacher passes looked at."""
 
 
 @dataclass
@@ -54,7 +98,9 @@ class Rollouts:
     kl_BT: Tensor
     """KL(mu || p) at each position, nats."""
     redraw_BT: Tensor
-    """TV(p, mu): the probability that a student draft would be redrawn."""
+    """The probability that the student's draft is redrawn; TV(p, mu) under the maximal coupling."""
+    redrawn_BT: Tensor
+    """bool: the token was redrawn."""
     beta_BT: Tensor | None = None
     teacher_logprob_BT: Tensor | None = None
     teacher_entropy_BT: Tensor | None = None
@@ -63,6 +109,18 @@ class Rollouts:
     teacher_support_BTK: Tensor | None = None
     """Teacher log-probs on the support."""
     teacher_hidden_BTH: Tensor | None = None
+    work: Work | None = None
+    """How the batch was made."""
+
+    def first(self, rows: int) -> Rollouts:
+        """The first rows alone."""
+        parts: dict[str, Any] = {
+            field.name: value[:rows]
+            if isinstance(value := getattr(self, field.name), Tensor | list)
+            else value
+            for field in fields(self)
+        }
+        return Rollouts(**parts)
 
     @property
     def lengths_B(self) -> Tensor:
@@ -81,39 +139,19 @@ class Rollouts:
             rows.append(tokens[: length - 1] if finished else tokens[:length])
         return rows
 
-    @staticmethod
-    def concatenate(parts: list[Rollouts]) -> Rollouts:
-        """Rows of several batches in order; shorter ones padded."""
-        if len(parts) == 1:
-            return parts[0]
-        longest = max(part.tokens_BT.shape[1] for part in parts)
-        joined: dict[str, Any] = {}
-        for field in fields(Rollouts):
-            values = [getattr(part, field.name) for part in parts]
-            if any(value is None for value in values):
-                joined[field.name] = None
-            elif isinstance(values[0], list):
-                joined[field.name] = [row for value in values for row in value]
-            elif field.name.endswith("_B"):
-                joined[field.name] = torch.cat(values)
-            else:
-                joined[field.name] = torch.cat([_pad_positions(value, longest) for value in values])
-        return Rollouts(**joined)
-
-
-def _pad_positions(value: Tensor, length: int) -> Tensor:
-    missing = length - value.shape[1]
-    return (
-        value
-        if missing == 0
-        else torch.cat([value, value.new_zeros(value.shape[0], missing, *value.shape[2:])], dim=1)
-    )
-
 
 class RolloutEngine(Protocol):
     """Draws responses from a behaviour policy, and scores given responses with the teacher."""
 
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts: ...
+
+    def make_room(self) -> None:
+        """Rollouts and scores are done for now: an update comes, and needs memory."""
+        ...
+
+    def costs(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> CostTable:
+        """What draft and verify passes of such a request cost here and now."""
+        ...
 
     def score(self, rollouts: Rollouts, keep: Keep) -> None:
         """Fill the teacher fields of rollouts that were made without it."""

@@ -1,131 +1,153 @@
-"""The built-in engine: student and teacher decode in lock step with the weights that train.
+"""The built-in engine: the student drafts with the weights that train, the teacher verifies.
 
-At each position both models give their next-token distribution on the shared vocabulary, the behaviour policy makes
-the target mu of them, and one token is drawn from mu by its keyed uniform. The teacher is not run where the step's
-behaviour policy is the student itself.
+The student drafts a block of tokens; one teacher pass scores the block; each token is kept or redrawn so that it
+follows the behaviour policy mu exactly (policy/coupling.py); what was drafted after the first redrawn token is
+dropped. Rows advance independently, finished ones leave and waiting prompts take their place. A block of one token is
+lock-step decoding. The block length changes no token but by rounding, since each token's draws are its own (Draws).
+The teacher is not run where the step's behaviour policy is the student itself.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
-from trb_lab.models.load import LanguageModel, Pair
+from trb_lab.errors import UsageError
+from trb_lab.models.load import Pair
 from trb_lab.policy.behaviors import StepBehavior
-from trb_lab.policy.coupling import entropy, sample, total_variation
-from trb_lab.policy.eos import canonical_log_probs
 
-from .decoder import Decoder
-from .engine import Keep, RolloutRequest, Rollouts
+from .batch import Batch
+from .blocks import CostTable
+from .caches import Caches
+from .costs import measure_costs
+from .engine import Keep, RolloutRequest, Rollouts, Work
+from .judge import Judge, TeacherLook, Verdict, judge_for
 from .recorder import Recorder
 from .scoring import score_with_teacher
 
-COMPACT_BELOW = 0.6
-"""Finished rows leave the batch once fewer than this share of it still decodes."""
+STUDENT_BLOCK = 8
+"""Tokens drafted between two looks at which rows have ended, where no teacher takes part."""
+DEFAULT_BLOCK = 4
+"""Tokens drafted before the teacher looks, where nobody has chosen."""
+MAX_BLOCK = 32
+"""Longest block: room behind the longest response for drafts that are void."""
 
 
 class TorchEngine:
-    """Lock-step decoding over a pair of models. `max_rows` bounds the rows decoded at once."""
+    """Draft-and-verify decoding over a pair of models.
+
+    Args:
+        max_rows: rows decoded at once; the others wait for a free place. None is what fits.
+        score_tokens: prompt and response tokens (padding counted) in one scoring or prefill pass.
+        chunk_tokens: tokens whose logits exist at once while scoring.
+        batch_invariant: a row's tokens do not depend, bit for bit, on the rows beside it (rows decode one by one).
+    """
 
     def __init__(
-        self, pair: Pair, max_rows: int | None = None, score_tokens: int = 16_384, chunk_tokens: int = 1024
+        self,
+        pair: Pair,
+        max_rows: int | None = None,
+        score_tokens: int = 16_384,
+        chunk_tokens: int = 1024,
+        batch_invariant: bool = False,
     ) -> None:
         self.pair = pair
         self.max_rows = max_rows
         self.score_tokens = score_tokens
         self.chunk_tokens = chunk_tokens
+        self.batch_invariant = batch_invariant
+        models = (pair.student, pair.teacher)
+        if batch_invariant and any(m.device.type != "cpu" or m.dtype != torch.float32 for m in models):
+            raise UsageError(
+                "rollout.batch_invariant holds on a CPU in float32 alone: set resources.device to cpu and dtype to "
+                "float32, or leave it out."
+            )
+        self.caches = Caches(pair, score_tokens)
 
     @torch.no_grad()
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts:
-        """Draw one response a row. Row i's draws are request.uniforms_BT[i], whatever else is in the batch."""
-        rows = len(request.student_prompts)
-        size = self.max_rows or rows
-        parts = [
-            self._rollout_rows(request, behavior, keep, slice(i, min(i + size, rows)))
-            for i in range(0, rows, size)
-        ]
-        return Rollouts.concatenate(parts)
+        """Draw one response a row from the behaviour policy."""
+        block = request.block_tokens or (DEFAULT_BLOCK if behavior.needs_teacher else STUDENT_BLOCK)
+        if block > MAX_BLOCK:
+            raise UsageError(f"a block of {block} tokens is too long: at most {MAX_BLOCK}.")
+        if not all(request.student_prompts) or not request.student_prompts:
+            raise UsageError("a rollout needs at least one prompt, and each prompt at least one token.")
+        judge, recorder = judge_for(self.pair, behavior, keep), Recorder(len(request.student_prompts))
+        stop_id = self.pair.vocabulary.stop_id
+        rounds = drafted = 0
+        with ExitStack() as stack:
+            batch = self.start(request, behavior, stack)
+            while len(batch):
+                rounds, drafted = rounds + 1, drafted + block * len(batch)
+                rows_A, position_A = batch.rows_A.clone(), batch.position_A.clone()
+                drafts_AG = self.draft(batch, judge, block)
+                verdict = self.verify(batch, judge, drafts_AG, keep)
+                count_A, ended = batch.commit(verdict.tokens_AG, verdict.verified_A, stop_id)
+                recorder.add(rows_A, position_A, count_A, verdict.columns)
+                for row, length, finished in ended:
+                    recorder.end(row, length, finished)
+        work = Work(block, rounds, rounds * block, drafted, drafted if behavior.needs_teacher else 0)
+        return recorder.rollouts(request, work)
 
-    def _rollout_rows(
-        self, request: RolloutRequest, behavior: StepBehavior, keep: Keep, part: slice
-    ) -> Rollouts:
-        student_model, teacher_model = self.pair.student, self.pair.teacher
-        uniforms_BT = torch.from_numpy(request.uniforms_BT[part]).to(student_model.device)
-        limit = uniforms_BT.shape[1]
-        prompts = request.student_prompts[part]
-        teacher_prompts = request.teacher_prompts[part] if request.teacher_prompts else None
-        student = Decoder(student_model, prompts, limit)
-        teacher = None
+    def start(self, request: RolloutRequest, behavior: StepBehavior, stack: ExitStack) -> Batch:
+        """The request's first rows in their slots, prefilled. Models are ready for passes until `stack` closes."""
+        prompts = {"student": request.student_prompts}
         if behavior.needs_teacher:
-            if teacher_prompts is None:
+            if request.teacher_prompts is None:
                 raise ValueError(
                     "the behaviour policy needs the teacher and the request has no teacher prompts"
                 )
-            teacher = Decoder(teacher_model, teacher_prompts, limit)
-        recorder = Recorder(len(prompts), student_model.device)
-        rows_A = torch.arange(len(prompts), device=student_model.device)  # rows still decoding: A of the B
-        teacher_rows_A = behavior.teacher_rows[part].to(student_model.device)
-        for t in range(limit):
-            log_p = _next_log_probs(student_model, student.hidden_BH)
-            log_q = _next_log_probs(teacher_model, teacher.hidden_BH) if teacher else None
-            tokens_A, record = draw(behavior, log_p, log_q, teacher_rows_A, uniforms_BT[rows_A, t], keep)
-            if keep.teacher_hidden and teacher:
-                record["teacher_hidden"] = teacher.hidden_BH
-            recorder.add(rows_A, tokens_A, record)
-            recorder.finished[rows_A] |= tokens_A == self.pair.vocabulary.stop_id
-            alive_A = ~recorder.finished[rows_A]  # rows that ended earlier may still be in the batch
-            num_alive = int(alive_A.sum())
-            if num_alive == 0 or t == limit - 1:
-                break
-            if num_alive < COMPACT_BELOW * len(rows_A):
-                index = alive_A.nonzero().squeeze(-1)
-                rows_A, tokens_A, teacher_rows_A = rows_A[index], tokens_A[index], teacher_rows_A[index]
-                student.keep_rows(index)
-                if teacher:
-                    teacher.keep_rows(index)
-            student.append(tokens_A)
-            if teacher:
-                teacher.append(tokens_A)
-        return recorder.rollouts(prompts, teacher_prompts)
+            prompts["teacher"] = request.teacher_prompts
+        room = request.draws.draft_BT.shape[1] + MAX_BLOCK
+        capacities = {role: max(map(len, texts)) + room for role, texts in prompts.items()}
+        rows = 1 if self.batch_invariant else self.max_rows or self.caches.rows_that_fit(capacities)
+        rows = min(rows, len(request.student_prompts))
+        models = {role: self.caches.ready(role, rows, tokens, stack) for role, tokens in capacities.items()}
+        return Batch(request, rows, behavior.row_values, models["student"], models.get("teacher"))
+
+    def draft(self, batch: Batch, judge: Judge, block: int) -> Tensor:
+        """The student drafts `block` tokens a row [A, G]."""
+        uniform_AG = batch.uniforms(batch.draft_BT, block)
+        batch.student.place(batch.position_A)
+        fed_A, drafts = batch.student.pending_S[: len(batch)], []
+        for i in range(block):
+            logits_AGW = batch.student.extend(fed_A[:, None]).logits_AGW
+            fed_A = judge.draft(logits_AGW[:, 0], uniform_AG[:, i])
+            drafts.append(fed_A)
+        return torch.stack(drafts, dim=1)
+
+    def verify(self, batch: Batch, judge: Judge, drafts_AG: Tensor, keep: Keep) -> Verdict:
+        """One teacher pass over the block and the verdict on it; without a teacher every draft is kept."""
+        teacher, block = batch.teacher, drafts_AG.shape[1]
+        if teacher is None:
+            return judge.judge(drafts_AG, None)
+        teacher.place(batch.position_A)
+        fed_AG = torch.cat([teacher.pending_S[: len(batch), None], drafts_AG[:, :-1]], dim=1)
+        seen = teacher.extend(fed_AG)
+        look = TeacherLook(
+            seen.logits_AGW.flatten(0, 1),
+            seen.hidden_AGH if keep.teacher_hidden else None,
+            batch.values_B[batch.rows_A],
+            batch.uniforms(batch.keep_BT, block),
+            batch.uniforms(batch.redraw_BT, block),
+        )
+        return judge.judge(drafts_AG, look)
+
+    def make_room(self) -> None:
+        """Give back caches that are too large to keep beside an update."""
+        self.caches.release_if_large()
+
+    def release(self) -> None:
+        """Give back the memory of the caches; the next rollout allocates anew."""
+        self.caches.release()
+
+    def costs(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> CostTable:
+        """What draft and verify passes of such a request cost here and now."""
+        return measure_costs(self, request, behavior, keep)
 
     @torch.no_grad()
     def score(self, rollouts: Rollouts, keep: Keep) -> None:
         """One batched teacher pass over finished rollouts; fills their teacher fields."""
         score_with_teacher(self.pair.teacher, rollouts, keep, self.score_tokens, self.chunk_tokens)
-
-
-def _next_log_probs(model: LanguageModel, hidden_BH: Tensor) -> Tensor:
-    assert model.stops is not None
-    return canonical_log_probs(model.logits(hidden_BH), model.stops)
-
-
-def draw(
-    behavior: StepBehavior,
-    log_p_BV: Tensor,
-    log_q_BV: Tensor | None,
-    teacher_rows_B: Tensor,
-    uniform_B: Tensor,
-    keep: Keep,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """One token a row from the behaviour policy, and what is recorded of the position."""
-    record: dict[str, Tensor] = {}
-    log_mu_BV = log_p_BV
-    if behavior.target is not None and log_q_BV is not None:
-        target = behavior.target(log_p_BV, log_q_BV, teacher_rows_B)
-        log_mu_BV = target.log_mu_BV
-        record["kl"] = target.kl_B
-        record["redraw"] = total_variation(log_p_BV, log_mu_BV)
-        record["teacher_entropy"] = entropy(log_q_BV)
-        if target.beta_B is not None:
-            record["beta"] = target.beta_B
-    tokens_B = sample(log_mu_BV, uniform_B)
-    picked = tokens_B[:, None]
-    record["student_logprob"] = log_p_BV.gather(-1, picked).squeeze(-1)
-    record["behavior_logprob"] = log_mu_BV.gather(-1, picked).squeeze(-1)
-    if log_q_BV is not None:
-        record["teacher_logprob"] = log_q_BV.gather(-1, picked).squeeze(-1)
-    if keep.top_k is not None:
-        record["support"] = log_p_BV.topk(keep.top_k, dim=-1).indices
-        if log_q_BV is not None:
-            record["teacher_support"] = log_q_BV.gather(-1, record["support"])
-    return tokens_B, record

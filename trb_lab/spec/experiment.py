@@ -79,6 +79,11 @@ class RolloutSpec(Spec):
     max_prompt_tokens: int = Field(1024, ge=1)
     """Longer prompts are dropped and counted."""
     max_new_tokens: int = Field(7168, ge=1)
+    block_tokens: int | None = Field(None, ge=1, le=32)
+    """Tokens that the student drafts before the teacher verifies them; 1 decodes in lock step. null follows the redraw
+    rate and a cost table that is measured once. It changes speed and rounding, and is not part of the identity."""
+    batch_invariant: bool = False
+    """A row's tokens do not depend, bit for bit, on the rows beside it: rows decode one by one. CPU, float32."""
 
 
 class EvalSpec(Spec):
@@ -118,7 +123,7 @@ class ResourcesSpec(Spec):
     """Threads of one worker; null shares the machine's cores among the sweep's slots."""
     micro_batch_tokens: int = Field(16_384, ge=1)
     """Prompt and response tokens (padding counted) in one forward and backward pass."""
-    loss_chunk_tokens: int = Field(1024, ge=1)
+    loss_chunk_tokens: int = Field(512, ge=1)
     """Tokens whose logits exist at once."""
     rollout_rows: int | None = Field(None, ge=1)
     """Sequences decoded at once; null decodes a step's rollouts together."""

@@ -15,13 +15,14 @@ from typing import Any
 
 from trb_lab.spec import ExperimentSpec
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Raised when the same spec comes to mean another result; every trial is then new."""
 
 EXCLUDED = (
     "name",  # what people call it
     "resources",  # where and how large; none of it is meant to change the result
     "checkpoint",  # how often state is saved; resume is exact
+    "rollout.block_tokens",  # how fast; tokens are the same up to rounding
     "eval.sets",  # sets may be added to a finished run; training does not see them
     "student.name",  # content hash instead
     "student.revision",
@@ -31,7 +32,7 @@ EXCLUDED = (
 )
 """Dotted keys that are left out."""
 
-OMITTED_AT_VALUE: dict[str, Any] = {}
+OMITTED_AT_VALUE: dict[str, Any] = {"rollout.batch_invariant": False}
 """Dotted key -> value at which a field is left out.
 
 A field that is added to the spec later enters here with the value that keeps the old behaviour, so that the

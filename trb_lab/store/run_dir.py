@@ -82,6 +82,11 @@ class RunDir:
         return self.path / "timing.jsonl"
 
     @property
+    def rollout_costs(self) -> Path:
+        """What draft and verify passes cost: block lengths are chosen by it. Written once."""
+        return self.path / "rollout_costs.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 

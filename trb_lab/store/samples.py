@@ -22,6 +22,7 @@ COLUMNS = (
     "teacher_logprob",
     "behavior_logprob",
     "redraw_probability",
+    "redrawn",
 )
 
 
@@ -37,7 +38,8 @@ def write_samples(run_dir: RunDir, step: int, source: str, rows: Sequence[dict[s
         "row": pa.int64(),
         "correct": pa.bool_(),
         "tokens": pa.list_(pa.string()),
-        **dict.fromkeys(COLUMNS[-4:], numbers),
+        **dict.fromkeys(COLUMNS[-5:-1], numbers),
+        "redrawn": pa.list_(pa.bool_()),
     }
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
     table = pa.table({name: [row.get(name) for row in full] for name in COLUMNS}, schema=schema)

@@ -37,6 +37,8 @@ class SavedState:
     metrics_offset: int
     tokens: dict[str, int]
     """Counters that go on: student and teacher tokens so far."""
+    redraw_ratio: float
+    """Redraw rate seen over the rate guessed, of the last step with a teacher: the next block lengths follow it."""
     cpu_threads: int | None
     """Threads that the run has used: sums are not associative, so a resume takes as many. None on a GPU."""
 
@@ -98,7 +100,12 @@ def newest(run_dir: RunDir) -> SavedState | None:
             for name, size in sizes.items()
         ):
             return SavedState(
-                folder, state["step"], state["metrics_offset"], state["tokens"], state.get("cpu_threads")
+                folder,
+                state["step"],
+                state["metrics_offset"],
+                state["tokens"],
+                state.get("redraw_ratio", 1.0),
+                state.get("cpu_threads"),
             )
     return None
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trb_lab.models.load import Pair
-from trb_lab.rollout.engine import RolloutRequest
-from trb_lab.seeds import uniforms
+from trb_lab.rollout.engine import Draws, RolloutRequest
 from trb_lab.spec import ExperimentSpec
 from trb_lab.tasks.datasets import PromptOrder, load_problems
 from trb_lab.tasks.grading import Grader, check_golds
@@ -52,6 +51,6 @@ class TrainingData:
         request = RolloutRequest(
             [self.student_ids[i] for i in indices],
             [self.teacher_ids[i] for i in indices],
-            uniforms(self.spec.seed, "rollout", step, range(len(indices)), rollout.max_new_tokens),
+            Draws.keyed(self.spec.seed, "rollout", step, range(len(indices)), rollout.max_new_tokens),
         )
         return StepPrompts([self.problems[i] for i in indices], request)

@@ -95,10 +95,10 @@ def _chunked_loss(
         return *chunk_loss(log_p_CV, part), gap
 
     sums = [hidden_NH.new_zeros((), dtype=torch.float32) for _ in range(3)]
-    for start in range(0, hidden_NH.shape[0], chunk_tokens):
-        part = slice(start, start + chunk_tokens)
+    for i, hidden_CH in enumerate(hidden_NH.split(chunk_tokens)):
+        part = slice(i * chunk_tokens, (i + 1) * chunk_tokens)
         # Recompute each chunk's logits in the backward pass instead of keeping them.
-        values = checkpoint(chunk, hidden_NH[part], part, use_reentrant=False)
+        values = checkpoint(chunk, hidden_CH, part, use_reentrant=False)
         sums = [total + value for total, value in zip(sums, values, strict=True)]
     return sums[0], sums[1].detach(), sums[2].detach()
 

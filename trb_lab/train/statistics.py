@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from trb_lab.policy.behaviors import StepBehavior
-from trb_lab.rollout.engine import Rollouts
+from trb_lab.rollout.engine import Keep, RolloutEngine, Rollouts
 from trb_lab.tasks.grading import Verdict
 from trb_lab.tasks.responses import response_statistics, verdict_statistics
 
@@ -47,9 +47,23 @@ def policy_metrics(rollouts: Rollouts, behavior: StepBehavior) -> dict[str, floa
         "student_logprob": _token_mean(rollouts.student_logprob_BT, rollouts),
         "teacher_logprob": _token_mean(rollouts.teacher_logprob_BT, rollouts),
     }
+    if behavior.needs_teacher:
+        values["redrawn_share"] = _token_mean(rollouts.redrawn_BT, rollouts)
     if rollouts.beta_BT is not None:
         values["beta_mean"] = _token_mean(rollouts.beta_BT, rollouts)
     return {f"policy/{name}": value for name, value in values.items()}
+
+
+def teacher_logprob_gap(engine: RolloutEngine, rollouts: Rollouts, keep: Keep) -> float:
+    """Mean |difference| of the teacher's log-probs between its verify passes and a scoring pass over the same tokens.
+
+    Of the sampled rollouts. Rounding and batching alone make it: near 0 in float32, and a warning where it is not.
+    """
+    kept = rollouts.first(NUM_SAMPLES)
+    again = rollouts.first(NUM_SAMPLES)
+    engine.score(again, keep)
+    assert kept.teacher_logprob_BT is not None and again.teacher_logprob_BT is not None
+    return _token_mean((kept.teacher_logprob_BT - again.teacher_logprob_BT).abs(), kept)
 
 
 def sample_rows(
@@ -65,7 +79,7 @@ def sample_rows(
         length, verdict = int(rollouts.lengths_B[i]), verdicts[i]
         ids = rollouts.tokens_BT[i, :length].tolist()
 
-        def column(values_BT: Tensor | None, i: int = i, length: int = length) -> list[float] | None:
+        def column(values_BT: Tensor | None, i: int = i, length: int = length) -> list[Any] | None:
             return None if values_BT is None else values_BT[i, :length].tolist()
 
         rows.append(
@@ -80,6 +94,7 @@ def sample_rows(
                 "teacher_logprob": column(rollouts.teacher_logprob_BT),
                 "behavior_logprob": column(rollouts.behavior_logprob_BT),
                 "redraw_probability": column(rollouts.redraw_BT),
+                "redrawn": column(rollouts.redrawn_BT),
             }
         )
     return rows

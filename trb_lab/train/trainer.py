@@ -14,14 +14,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 
 from trb_lab.models.load import Pair
-from trb_lab.policy.behaviors import behavior_at
-from trb_lab.rollout.engine import RolloutEngine, Rollouts
+from trb_lab.policy.behaviors import StepBehavior, behavior_at
+from trb_lab.rollout.blocks import BlockChooser
+from trb_lab.rollout.engine import RolloutEngine, RolloutRequest, Rollouts
 from trb_lab.seeds import derive
 from trb_lab.spec import ExperimentSpec
 from trb_lab.store.metrics import MetricsWriter
@@ -33,9 +34,10 @@ from trb_lab.worker import Stopped
 
 from . import checkpoint
 from .data import TrainingData
+from .frozen_costs import frozen_costs
 from .objective import backward_reverse_kl, what_to_keep
 from .optimizer import MasterAdamW, learning_rate
-from .statistics import policy_metrics, rollout_metrics, sample_rows
+from .statistics import policy_metrics, rollout_metrics, sample_rows, teacher_logprob_gap
 
 
 class Reporter(Protocol):
@@ -73,6 +75,7 @@ class Trainer:
     evaluate: Callable[[], dict[str, float]]
     reporter: Reporter
     should_stop: Callable[[], bool]
+    blocks: BlockChooser
 
     def __post_init__(self) -> None:
         self.optimizer = MasterAdamW(self.pair.student.network, self.spec.optim)
@@ -93,10 +96,13 @@ class Trainer:
             with clock("rollout"):
                 prompts = self.data.prompts_at(step)
                 behavior = behavior_at(self.spec.warmup, step, self.data.rows, self.spec.seed)
-                rollouts = self.engine.rollout(prompts.request, behavior, self.keep)
+                request = self._with_block(prompts.request, behavior)
+                rollouts = self.engine.rollout(request, behavior, self.keep)
+                self.blocks.observe(behavior, rollouts)
             with clock("scoring"):
                 if rollouts.teacher_logprob_BT is None:
                     self.engine.score(rollouts, self.keep)
+            self.engine.make_room()
             with clock("grading"):
                 verdicts = self._grade(prompts.problems, rollouts)
             with clock("objective"):
@@ -115,6 +121,10 @@ class Trainer:
             }
             self._count_tokens(rollouts, behavior.needs_teacher)
             if self._is_sampled(step):
+                if behavior.needs_teacher:
+                    metrics["policy/teacher_logprob_gap"] = teacher_logprob_gap(
+                        self.engine, rollouts, self.keep
+                    )
                 self._save_samples(step, prompts.problems, rollouts, verdicts)
             if self._evaluation_is_due():
                 with clock("eval"):
@@ -138,6 +148,15 @@ class Trainer:
         self.metrics.truncate(saved.metrics_offset)
         self.next_step = saved.step
         self.tokens.update(saved.tokens)
+        self.blocks.redraw_ratio = saved.redraw_ratio
+
+    def _with_block(self, request: RolloutRequest, behavior: StepBehavior) -> RolloutRequest:
+        """The request with the step's block length."""
+        if self.blocks.needs_costs(behavior):
+            self.blocks.costs = frozen_costs(
+                self.run_dir, self.spec, self.engine, request, behavior, self.keep
+            )
+        return replace(request, block_tokens=self.blocks.at(behavior))
 
     def _grade(self, problems: list[Problem], rollouts: Rollouts) -> list[Verdict | None]:
         """Verdicts of the rollouts; None where the problem has no answer to grade against."""
@@ -206,6 +225,8 @@ class Trainer:
         }
         line["tokens_per_second"] = rollouts.num_tokens / max(seconds["rollout"], 1e-9)
         line["memory_bytes"] = _peak_memory_bytes(self.pair.student.device)
+        if rollouts.work is not None:
+            line["work"] = asdict(rollouts.work)
         self.timing.write(line)
         self.reporter.step(step, metrics, seconds)
 
@@ -215,6 +236,7 @@ class Trainer:
             "step": self.next_step,
             "metrics_offset": self.metrics.offset,
             "tokens": self.tokens,
+            "redraw_ratio": self.blocks.redraw_ratio,
             # Nothing more to restore: the data position and every generator follow from (seed, step).
             "data_position": self.next_step * self.spec.rollout.prompts_per_step,
             "seed": self.spec.seed,

@@ -1,0 +1,208 @@
+"""What becomes of a drafted block: which tokens are kept, what replaces the first rejected one, what is recorded.
+
+`PlainJudge` works on float32 log-probs for any behaviour policy. `FusedJudge` does the same for the trust region on a
+GPU, straight from the logits of both models, without a float32 copy of them.
+
+Shape suffixes: A rows, G tokens of the block, N = A x G positions (row by row), V shared vocabulary, W logit width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from trb_lab.models.load import LanguageModel, Pair
+from trb_lab.policy import fused
+from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.policy.coupling import entropy, keep_probability, redraw, redraw_rate, sample
+from trb_lab.policy.eos import Scores, canonical_log_probs, canonical_scores
+
+from .engine import Keep
+
+
+class Verdict(NamedTuple):
+    """A block after verification; tokens from `count` on are void."""
+
+    tokens_AG: Tensor
+    verified_A: Tensor
+    """Tokens up to and including the first redrawn one, or the whole block."""
+    columns: dict[str, Tensor]
+    """Records [A, G, ...]."""
+
+
+class TeacherLook(NamedTuple):
+    """What the teacher saw of a block, and the rows' further draws."""
+
+    logits_NW: Tensor
+    hidden_AGH: Tensor | None
+    """If they are to be recorded."""
+    values_A: Tensor
+    """Annealed value of each row's behaviour policy."""
+    keep_AG: Tensor
+    redraw_AG: Tensor
+
+
+class Judge(Protocol):
+    """Draws drafts, and judges blocks of them. One for each rollout batch; holds the block that is being drafted."""
+
+    def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
+        """The student's next token [A]."""
+        ...
+
+    def judge(self, drafts_AG: Tensor, look: TeacherLook | None) -> Verdict:
+        """Verdict on the block drafted since the last call. Without a teacher every draft is kept."""
+        ...
+
+
+def judge_for(pair: Pair, behavior: StepBehavior, keep: Keep) -> Judge:
+    """The fused path where it applies, else the general one."""
+    if fused.available(pair.student.device) and (behavior.is_trust_region or not behavior.needs_teacher):
+        return FusedJudge(pair, keep)
+    return PlainJudge(pair, behavior, keep)
+
+
+def _stops(model: LanguageModel) -> Any:
+    assert model.stops is not None, "the model is not bound to a vocabulary"
+    return model.stops
+
+
+def _first_rejected(kept_AG: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of each row's first rejected draft (0 where none is), and whether there is one."""
+    rejected_AG = ~kept_AG
+    return rejected_AG.int().argmax(-1), rejected_AG.any(-1)
+
+
+def _replaced(
+    drafts_AG: Tensor, first_A: Tensor, any_A: Tensor, tokens_A: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens with the first rejected draft replaced, which were redrawn, and how many were verified."""
+    at_A1 = first_A[:, None]
+    redrawn_AG = torch.zeros_like(drafts_AG, dtype=torch.bool).scatter(1, at_A1, any_A[:, None])
+    tokens_AG = torch.where(redrawn_AG, tokens_A[:, None], drafts_AG)
+    return tokens_AG, redrawn_AG, torch.where(any_A, first_A + 1, drafts_AG.shape[1])
+
+
+class PlainJudge:
+    """Any behaviour policy, by the definitions of policy/coupling.py."""
+
+    def __init__(self, pair: Pair, behavior: StepBehavior, keep: Keep) -> None:
+        self.pair, self.behavior, self.keep = pair, behavior, keep
+        self.drafted: list[Tensor] = []
+
+    def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
+        log_p_AV = canonical_log_probs(logits_AW, _stops(self.pair.student))
+        self.drafted.append(log_p_AV)
+        return sample(log_p_AV, uniform_A)
+
+    def judge(self, drafts_AG: Tensor, look: TeacherLook | None) -> Verdict:
+        block = drafts_AG.shape
+        log_p_NV = torch.stack(self.drafted, dim=1).flatten(0, 1)
+        self.drafted = []
+        columns: dict[str, Tensor] = {}
+        tokens_AG, verified_A, mu_NV, log_q_NV = (
+            drafts_AG,
+            torch.full_like(drafts_AG[:, 0], block[1]),
+            None,
+            None,
+        )
+        if look is not None and self.behavior.target is not None:
+            log_q_NV = canonical_log_probs(look.logits_NW, _stops(self.pair.teacher))
+            target = self.behavior.target(log_p_NV, log_q_NV, look.values_A.repeat_interleave(block[1]))
+            mu_NV = target.log_mu_NV
+            kept_N = look.keep_AG.flatten() < keep_probability(log_p_NV, target, drafts_AG.flatten())
+            first_A, any_A = _first_rejected(kept_N.view(block))
+            at_A = torch.arange(block[0], device=first_A.device) * block[1] + first_A
+            uniform_A = look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1)
+            replacement_A = redraw(log_p_NV[at_A], target.at(at_A), uniform_A)
+            tokens_AG, redrawn_AG, verified_A = _replaced(drafts_AG, first_A, any_A, replacement_A)
+            columns["redrawn"] = redrawn_AG.flatten()
+            columns["kl"] = target.kl_N
+            columns["redraw"] = redraw_rate(log_p_NV, target)
+            columns["teacher_entropy"] = entropy(log_q_NV)
+            if target.beta_N is not None:
+                columns["beta"] = target.beta_N
+        picked_N1 = tokens_AG.reshape(-1, 1)
+        for name, log_NV in (("student", log_p_NV), ("behavior", mu_NV), ("teacher", log_q_NV)):
+            if log_NV is not None:
+                columns[f"{name}_logprob"] = log_NV.gather(-1, picked_N1).squeeze(-1)
+        if self.keep.top_k is not None:
+            columns["support"] = log_p_NV.topk(self.keep.top_k, dim=-1).indices
+            if log_q_NV is not None:
+                columns["teacher_support"] = log_q_NV.gather(-1, columns["support"])
+        return _verdict(tokens_AG, verified_A, columns, look)
+
+
+class FusedJudge:
+    """Vanilla and trust-region rollouts on a GPU."""
+
+    def __init__(self, pair: Pair, keep: Keep) -> None:
+        self.pair, self.keep = pair, keep
+        self.drafted: list[tuple[Scores, Tensor]] = []
+        """Scores of each draft, and the log-sum-exp of each row's."""
+
+    def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
+        # A copy: the next pass writes over its logits.
+        scores = canonical_scores(logits_AW.clone(), _stops(self.pair.student))
+        tokens_A, normaliser_A = fused.draw(scores, uniform_A)
+        self.drafted.append((scores, normaliser_A))
+        return tokens_A
+
+    def judge(self, drafts_AG: Tensor, look: TeacherLook | None) -> Verdict:
+        block = drafts_AG.shape
+        p = _stack_scores([scores for scores, _ in self.drafted])
+        normaliser_N = torch.stack([part for _, part in self.drafted], dim=1).flatten()
+        self.drafted = []
+        columns: dict[str, Tensor] = {}
+        if self.keep.top_k is not None:
+            columns["support"] = p.logits_NW[:, : p.size].topk(self.keep.top_k, dim=-1).indices
+        if look is None:
+            tokens_AG, verified_A = drafts_AG, torch.full_like(drafts_AG[:, 0], block[1])
+            columns["student_logprob"] = _scores_of(p, drafts_AG.reshape(-1, 1)).squeeze(-1) - normaliser_N
+            return _verdict(tokens_AG, verified_A, columns, look)
+        q = canonical_scores(look.logits_NW, _stops(self.pair.teacher))
+        solved = fused.blend(p, q, look.values_A.repeat_interleave(block[1]))
+        log_p_N, _, log_mu_N = fused.token_log_probs(p, q, solved, drafts_AG.flatten())
+        kept_N = look.keep_AG.flatten() < (log_mu_N - log_p_N).exp()
+        first_A, any_A = _first_rejected(kept_N.view(block))
+        at_A = torch.arange(block[0], device=first_A.device) * block[1] + first_A
+        uniform_A = look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1)
+        replacement_A = fused.draw_residual(p, q, solved, at_A, uniform_A)
+        tokens_AG, redrawn_AG, verified_A = _replaced(drafts_AG, first_A, any_A, replacement_A)
+        log_p_N, log_q_N, log_mu_N = fused.token_log_probs(p, q, solved, tokens_AG.flatten())
+        columns |= {"student_logprob": log_p_N, "teacher_logprob": log_q_N, "behavior_logprob": log_mu_N}
+        columns |= {
+            "redrawn": redrawn_AG.flatten(),
+            "kl": solved.kl,
+            "redraw": solved.redraw,
+            "beta": solved.beta,
+        }
+        columns["teacher_entropy"] = solved.teacher_entropy
+        if self.keep.top_k is not None:
+            columns["teacher_support"] = _scores_of(q, columns["support"]) - solved.log_q_normaliser[:, None]
+        return _verdict(tokens_AG, verified_A, columns, look)
+
+
+def _stack_scores(drafted: list[Scores]) -> Scores:
+    """Scores of a block's drafts, row by row."""
+    logits_NW = torch.stack([scores.logits_NW for scores in drafted], dim=1).flatten(0, 1)
+    stop_N = torch.stack([scores.stop_N for scores in drafted], dim=1).flatten()
+    return Scores(logits_NW, stop_N, drafted[0].stop_id, drafted[0].size)
+
+
+def _scores_of(scores: Scores, ids_NK: Tensor) -> Tensor:
+    """float32 [N, K]"""
+    values_NK = scores.logits_NW.gather(-1, ids_NK).float()
+    return torch.where(ids_NK == scores.stop_id, scores.stop_N[:, None], values_NK)
+
+
+def _verdict(
+    tokens_AG: Tensor, verified_A: Tensor, columns_N: dict[str, Tensor], look: TeacherLook | None
+) -> Verdict:
+    block = tokens_AG.shape
+    columns = {name: value.view(*block, *value.shape[1:]) for name, value in columns_N.items()}
+    columns["tokens"] = tokens_AG
+    if look is not None and look.hidden_AGH is not None:
+        columns["teacher_hidden"] = look.hidden_AGH.clone()  # the next pass writes over it
+    return Verdict(tokens_AG, verified_A, columns)
