@@ -29,8 +29,8 @@ PHASES = ("prefill", "drafting", "verifying")
 class PhasedEngine(TorchEngine):
     """The engine as it is; on a GPU the marks are events in its stream, so that nothing waits for them."""
 
-    def __init__(self, pair: Pair) -> None:
-        super().__init__(pair)
+    def __init__(self, pair: Pair, rows: int) -> None:
+        super().__init__(pair, max_rows=rows)
         self.marks: list[tuple[str, Any, Any]] = []
 
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts:

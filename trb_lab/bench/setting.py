@@ -44,7 +44,7 @@ class Setting:
     @cached_property
     def engine(self) -> PhasedEngine:
         """One for the setting: its caches and captured passes are kept, as in training."""
-        return PhasedEngine(self.pair)
+        return PhasedEngine(self.pair, self.rows)
 
     def request(self, repeat: int, block_tokens: int | None = None) -> RolloutRequest:
         """The prompts with the draws of one repeat: the same for all contestants."""

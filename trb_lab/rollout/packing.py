@@ -17,7 +17,7 @@ class MicroBatch:
     rows: Tensor
     """int64 [b]: indices into the rollout batch."""
     ids_bL: Tensor
-    attention_bL: Tensor
+    """Padded on the right: causal attention needs no mask, since no real token sees what lies behind it."""
     predicts_bL: Tensor
     """bool: positions whose hidden state predicts a response token, in response order along each row."""
     response_bT: Tensor
@@ -28,7 +28,6 @@ class MicroBatch:
         return MicroBatch(
             self.rows,
             self.ids_bL.to(device),
-            self.attention_bL.to(device),
             self.predicts_bL.to(device),
             self.response_bT,
         )
@@ -52,13 +51,11 @@ def micro_batches(rollouts: Rollouts, prompts: list[list[int]], token_budget: in
 def _build(rollouts: Rollouts, prompts: list[list[int]], totals: list[int], rows: list[int]) -> MicroBatch:
     width = max(totals[row] for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    attention = torch.zeros(len(rows), width, dtype=torch.int64)
     predicts = torch.zeros(len(rows), width, dtype=torch.bool)
     for i, row in enumerate(rows):
         prompt, total = prompts[row], totals[row]
         ids[i, : len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
         ids[i, len(prompt) : total] = rollouts.tokens_BT[row, : total - len(prompt)]
-        attention[i, :total] = 1
         predicts[i, len(prompt) - 1 : total] = True
     index = torch.tensor(rows, dtype=torch.int64)
-    return MicroBatch(index, ids, attention, predicts, rollouts.mask_BT[index])
+    return MicroBatch(index, ids, predicts, rollouts.mask_BT[index])

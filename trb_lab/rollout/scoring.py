@@ -30,9 +30,7 @@ def score_with_teacher(
     hidden_BTH: Tensor | None = None
     for batch in micro_batches(rollouts, rollouts.teacher_prompts, token_budget):
         on_device = batch.to(teacher.device)
-        hidden = teacher.hidden(
-            input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False
-        )
+        hidden = teacher.hidden(input_ids=on_device.ids_bL, use_cache=False)
         hidden_NH = hidden[on_device.predicts_bL]
         rows_N, positions_N = _coordinates(batch.rows, batch.response_bT)
         if keep.teacher_hidden:

@@ -65,6 +65,9 @@ class TorchEngine:
                 "float32, or leave it out."
             )
         self.caches = Caches(pair, score_tokens)
+        if pair.student.device.type == "cuda":
+            # cuDNN builds a plan for each new shape, and prompts and micro-batches have other shapes at each step.
+            torch.backends.cuda.enable_cudnn_sdp(False)
 
     @torch.no_grad()
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts:

@@ -51,9 +51,7 @@ def backward_reverse_kl(
     kl_sum, gap_sum = torch.zeros_like(loss_sum), torch.zeros_like(loss_sum)
     for batch in micro_batches(rollouts, rollouts.student_prompts, token_budget):
         on_device = batch.to(pair.student.device)
-        hidden = pair.student.hidden(
-            input_ids=on_device.ids_bL, attention_mask=on_device.attention_bL, use_cache=False
-        )
+        hidden = pair.student.hidden(input_ids=on_device.ids_bL, use_cache=False)
         hidden_NH = hidden[on_device.predicts_bL]
         total, kl, gap = _chunked_loss(pair, hidden_NH, rollouts, batch, loss, chunk_tokens)
         (total / num_tokens).backward()
