@@ -26,7 +26,7 @@ def passes_agree(family: str) -> None:
     rows = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10, 11]]
     more = torch.tensor([[12, 13, 1], [14, 15, 2], [16, 17, 3]])
     with torch.no_grad(), cached.ready():
-        layers = model.network.get_decoder().layers
+        layers = [*model.network.get_decoder().layers, model.network.get_decoder()]
         assert all("forward" in layer.__dict__ for layer in layers)
         cached.admit([0, 1, 2], rows)
         cached.place(torch.zeros(3, dtype=torch.int32))

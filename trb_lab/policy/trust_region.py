@@ -146,8 +146,7 @@ def _root(problem: _Problem, eps_B: Tensor) -> Tensor:
     low_B, high_B, beta_B = torch.zeros_like(eps_B), torch.ones_like(eps_B), torch.zeros_like(eps_B)
     done_B = torch.zeros_like(eps_B, dtype=torch.bool)
     on_cpu = eps_B.device.type == "cpu"
-    _, variance_B = _moments(problem, low_B)
-    guess_B = target_B / variance_B.sqrt()  # KL = beta^2 Var_p[r] / 2 near 0
+    guess_B = _first_guess(problem, target_B)
     found_B, rows_B = beta_B.clone(), torch.arange(len(eps_B))
     for passes in range(MAX_PASSES):
         guess_B = _inside(guess_B, low_B, high_B, MAX_PASSES - passes)
@@ -172,6 +171,23 @@ def _root(problem: _Problem, eps_B: Tensor) -> Tensor:
         found_B[rows_B] = beta_B
         return found_B
     return beta_B
+
+
+def _first_guess(problem: _Problem, target_B: Tensor) -> Tensor:
+    """beta from the behaviour near 0: sqrt(2 KL) = s beta (1 + c beta + ...) with c = k3 / (3 s^2).
+
+    s^2 and k3 are the variance and the third central moment of r under p.
+    """
+    p_BV = problem.log_p_BV.exp()
+    total_B = p_BV.sum(-1).clamp_min(TINY)
+    centred_BV = problem.ratio_BV - ((p_BV * problem.ratio_BV).sum(-1) / total_B)[:, None]
+    weighted_BV = p_BV.mul_(centred_BV).mul_(centred_BV)
+    variance_B = weighted_BV.sum(-1) / total_B
+    third_B = weighted_BV.mul_(centred_BV).sum(-1) / total_B
+    slope_B = variance_B.sqrt()
+    bend_B = (third_B / (3.0 * variance_B) / slope_B * target_B).clamp(-0.2, 4.0)
+    # The root of s beta (1 + c beta) = target; `bend` is c target / s, kept where the square root is real.
+    return target_B / slope_B * 2.0 / (1.0 + (1.0 + 4.0 * bend_B).sqrt())
 
 
 def _inside(guess_B: Tensor, low_B: Tensor, high_B: Tensor, passes_left: int) -> Tensor:

@@ -21,6 +21,8 @@ from .engine import Rollouts
 
 BLOCKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16)
 """Block lengths that are considered."""
+EQUAL = 0.02
+"""Rates this close are equal: measurements differ as much, and short blocks draft less for rows that end."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class CostTable:
         return committed_tokens(block, redraw_rate) / self.round_seconds(block)
 
     def best(self, redraw_rate: float) -> int:
-        """The fastest block length; the shorter of equals."""
-        return max(sorted(self.verify_seconds), key=lambda block: self.tokens_per_second(block, redraw_rate))
+        """The shortest block length that is as fast as the fastest but for EQUAL."""
+        rates = {block: self.tokens_per_second(block, redraw_rate) for block in sorted(self.verify_seconds)}
+        return next(block for block, rate in rates.items() if rate >= (1.0 - EQUAL) * max(rates.values()))
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

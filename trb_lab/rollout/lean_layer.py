@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional
 from .attention_kernel import available
 from .fused_op_kernels import HeadNorms, rms_norm, rotate, silu_mul
 
+DECODERS = ("LlamaModel", "Qwen3Model")
 LAYERS = ("LlamaDecoderLayer", "Qwen3DecoderLayer")
 """Classes whose formula is the one below."""
 
@@ -34,15 +36,44 @@ def lean_layers(network: nn.Module) -> Iterator[None]:
     """
     patched = []
     try:
-        for layer in network.modules():
-            forward = lean_forward(layer) if type(layer).__name__ in LAYERS else None
+        for module in list(network.modules()):
+            forward = None
+            if type(module).__name__ in LAYERS:
+                forward = lean_forward(module)
+            elif type(module).__name__ in DECODERS:
+                forward = _lean_decoder(module)
             if forward is not None:
-                layer.forward = forward  # type: ignore[method-assign]
-                patched.append(layer)
+                module.forward = forward  # type: ignore[method-assign]
+                patched.append(module)
         yield
     finally:
-        for layer in patched:
-            del layer.__dict__["forward"]
+        for module in patched:
+            del module.__dict__["forward"]
+
+
+def _lean_decoder(decoder: Any) -> Callable[..., Any] | None:
+    """Embedding, layers, norm: without what a general forward pass sets up at every call."""
+    if "forward" in decoder.__dict__:
+        return None
+    original, layers = decoder.forward, list(decoder.layers)
+
+    def forward(*, ragged: Any = None, **inputs: Any) -> Any:
+        if ragged is None or torch.is_grad_enabled():
+            return original(**inputs, **({} if ragged is None else {"ragged": ragged}))
+        hidden = decoder.embed_tokens(inputs["input_ids"])
+        shared = {
+            "attention_mask": None,
+            "position_ids": inputs["position_ids"],
+            "position_embeddings": decoder.rotary_emb(hidden, inputs["position_ids"]),
+            "past_key_values": ragged,
+            "use_cache": True,
+            "ragged": ragged,
+        }
+        for layer in layers:
+            hidden = layer.forward(hidden, **shared)
+        return SimpleNamespace(last_hidden_state=decoder.norm(hidden))
+
+    return forward
 
 
 def lean_forward(layer: Any) -> Callable[..., Any] | None:
