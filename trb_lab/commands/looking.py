@@ -78,7 +78,7 @@ def ui(
 def sync(
     context: typer.Context,
     tracking_uri: TrackingOption = None,
-    sweep: Annotated[str | None, typer.Option(metavar="SWEEP", help="Only this sweep.")] = None,
+    sweep: Annotated[str | None, typer.Option("--sweep", metavar="SWEEP", help="Only this sweep.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as runs grow, until Ctrl-C.")] = False,
     until_pid: Annotated[
         int | None, typer.Option(metavar="PID", help="With --follow: until this process has ended.")
