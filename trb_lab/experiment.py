@@ -12,7 +12,7 @@ from trb_lab.evaluate.suite import Suite, as_metrics, mean_score
 from trb_lab.models.load import LanguageModel, Pair, load_pair, load_weights, pick_device, pick_dtype
 from trb_lab.models.vocabulary import check_support
 from trb_lab.rollout.blocks import BlockChooser
-from trb_lab.rollout.torch_engine import TorchEngine
+from trb_lab.rollout.torch_engine import DEFAULT_BLOCK, TorchEngine
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.store import locks
@@ -63,7 +63,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 evaluate=lambda: as_metrics(suite.evaluate()),
                 reporter=ProgressLine(spec.steps, saved.step if saved else 0),
                 should_stop=should_stop,
-                blocks=BlockChooser(spec.rollout.block_tokens),
+                blocks=BlockChooser(_fixed_block(spec)),
             )
             trainer.run()
         return _write_result(run_dir, spec, suite, trainer, started)
@@ -88,6 +88,11 @@ def _load(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> Pair:
     pair = load_pair(spec.student, spec.teacher, device, pick_dtype(spec.dtype, device))
     check_support(spec.loss, pair.vocabulary)
     return pair
+
+
+def _fixed_block(spec: ExperimentSpec) -> int | None:
+    """The spec's block length. An adaptive one follows the redraws of all rows, which batch invariance rules out."""
+    return spec.rollout.block_tokens or (DEFAULT_BLOCK if spec.rollout.batch_invariant else None)
 
 
 def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:

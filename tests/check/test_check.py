@@ -140,7 +140,7 @@ def test_model_size_is_read_from_headers(pair: Path) -> None:
 
 
 def test_memory_in_closed_form(experiment: Path) -> None:
-    spec: ExperimentSpec = load_experiment(experiment)
+    spec: ExperimentSpec = load_experiment(experiment, ["eval.sets=[]"])
     student = ModelSize(1000, layers=2, hidden=8, kv_width=4, logit_width=10, max_context=None)
     teacher = ModelSize(3000, layers=3, hidden=8, kv_width=4, logit_width=10, max_context=None)
     found = estimate(spec, student, teacher, vocabulary_size=10, bytes_per_value=2)
@@ -155,6 +155,12 @@ def test_memory_in_closed_form(experiment: Path) -> None:
         2,
     )
     assert alone.kv_cache == 2 * 2 * 4 * 2 * (4 * 2) * (48 + 16)
+    # Evaluation asks for up to 256 rows of the student; a GPU takes those that fit.
+    whole = load_experiment(experiment)
+    evaluating = estimate(whole, student, teacher, 10, 2)
+    response = whole.eval.max_new_tokens or whole.rollout.max_new_tokens
+    assert evaluating.kv_cache == 2 * 2 * 4 * 2 * 256 * (48 + response)
+    assert estimate(whole, student, teacher, 10, 2, gpu_bytes=100_000).kv_cache < 100_000
 
 
 def test_sizes_in_words() -> None:

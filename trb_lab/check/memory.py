@@ -120,11 +120,17 @@ def estimate(
     row_bytes = sum(2 * m.layers * m.kv_width * bytes_per_value * row_tokens for m in decoding)
     if gpu_bytes is not None and resources.rollout_rows is None:
         rows = max(1, min(rows, int(CACHE_SHARE * (gpu_bytes - weights - optimizer)) // row_bytes))
+    # Evaluation decodes with the student alone, and may ask for more rows and longer responses.
+    eval_tokens = rollout.max_prompt_tokens + (spec.eval.max_new_tokens or rollout.max_new_tokens)
+    eval_row_bytes = 2 * student.layers * student.kv_width * bytes_per_value * eval_tokens
+    eval_rows = (resources.rollout_rows or DEFAULT_ROWS) if spec.eval.sets else 0
+    if gpu_bytes is not None and resources.rollout_rows is None:
+        eval_rows = min(eval_rows, int(CACHE_SHARE * (gpu_bytes - weights - optimizer)) // eval_row_bytes)
     layer_bytes = student.hidden * bytes_per_value * student.layers
     return Estimate(
         weights=weights,
         optimizer=optimizer,
-        kv_cache=row_bytes * rows,
+        kv_cache=max(row_bytes * rows, eval_row_bytes * eval_rows),
         rollout_logits=rows * ROLLOUT_BLOCK * vocabulary_size * bytes_per_value * ROLLOUT_LOGIT_COPIES,
         loss_chunk=resources.loss_chunk_tokens * vocabulary_size * 4 * LOGIT_COPIES,
         activations=min(resources.micro_batch_tokens, all_tokens) * layer_bytes * factor,

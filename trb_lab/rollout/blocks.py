@@ -36,7 +36,7 @@ class CostTable:
     draft_seconds: float
     """One draft pass: student, head and draw."""
     verify_seconds: dict[int, float]
-    """Block length -> teacher pass over the block, verdict and bookkeeping."""
+    """Block length -> teacher pass over the block, and the verdict on it."""
 
     def round_seconds(self, block: int) -> float:
         return block * self.draft_seconds + self.verify_seconds[block]

@@ -50,6 +50,12 @@ class CachedModel:
         # Captured passes share working memory: they run one after another, and their results are held apart.
         self.graph_pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the cache and of the captured passes' results."""
+        results = [part for graph in (self.graphs or {}).values() for part in graph.result]
+        return self.cache.num_bytes + sum(part.nbytes for part in results)
+
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Passes happen within it: the network attends through the cache, with fused operations."""
@@ -123,8 +129,12 @@ class CachedModel:
         bucket = min(row_bucket(rows), self.cache.slots)
         graph = self.graphs.get((bucket, tokens))
         if graph is None:
+            for other in [shape for shape in self.graphs if shape[1] not in (1, tokens)]:
+                del self.graphs[other]  # of another block length: their results hold memory
             try:
                 graph = self.graphs[bucket, tokens] = _Graph(self, bucket, tokens)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:  # a model that looks at values on the host cannot be captured
                 warnings.warn(
                     f"'{self.model.spec.name}' cannot be captured in a CUDA graph and decodes without: {error}",
@@ -182,14 +192,26 @@ def check_cached_passes(model: LanguageModel) -> None:
             cached.admit([0, 1], [ids[:7], ids[:4]])
             cached.place(torch.zeros(2, dtype=torch.int32, device=model.device))
             found_AGH = cached.extend(tokens_AG).hidden_AGH.float()
-        except (AttributeError, TypeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, TypeError, ValueError, RuntimeError, NotImplementedError) as error:
             raise UsageError(_unsupported(model, str(error))) from error
+    _refuse_hidden_windows(model, cached.cache)
     with torch.no_grad():
         for row, end in ((0, 9), (1, 6)):
             plain_GH = model.hidden(input_ids=torch.tensor([ids[:end]], device=model.device))[0, -3:].float()
             gap = float((found_AGH[row] - plain_GH).norm() / plain_GH.norm())
             if not gap < (1e-3 if model.dtype == torch.float32 else 0.1):
                 raise UsageError(_unsupported(model, f"hidden states differ by {gap:.2g} of their size"))
+
+
+def _refuse_hidden_windows(model: LanguageModel, cache: RaggedCache) -> None:
+    """A window that is in the mask alone would be lost, and the prompts of the check are too short to see it."""
+    config = model.network.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    masked = window is not None and getattr(config, "use_sliding_window", True) and not cache.saw_window
+    if (masked and window < config.max_position_embeddings) or hasattr(config, "keep_window_size"):
+        raise UsageError(_unsupported(model, "its attention window is in the mask alone"))
 
 
 def _unsupported(model: LanguageModel, reason: str) -> str:

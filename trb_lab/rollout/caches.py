@@ -8,7 +8,7 @@ import torch
 
 from trb_lab.models.load import LanguageModel, Pair
 
-from .cached_model import CachedModel, check_cached_passes, row_bucket
+from .cached_model import CachedModel, check_cached_passes
 
 DEFAULT_ROWS = 256
 """Rows decoded at once where nobody has chosen and memory does not bind."""
@@ -39,7 +39,7 @@ class Caches:
     def rows_that_fit(self, capacities: dict[str, int]) -> int:
         """Rows for which these capacities (tokens a row, by role) fit. At least 1.
 
-        What is allocated decides, not what others use at the moment: a resumed run finds the same.
+        What this process has allocated beside the caches decides, not what others use at the moment.
         """
         if self._device.type != "cuda":
             return DEFAULT_ROWS
@@ -47,18 +47,29 @@ class Caches:
         row_bytes = sum(cache_bytes_per_token(getattr(self.pair, role)) * kept[role] for role in kept)
         return max(1, min(DEFAULT_ROWS, int(CACHE_SHARE * self._free()) // row_bytes))
 
+    def trim(self, rows: int, capacities: dict[str, int]) -> None:
+        """Give back what was made for other shapes where it would not fit beside what is asked for now."""
+        if self._device.type != "cuda":
+            return
+        wanted = 0
+        for role in self.models.keys() | capacities.keys():
+            slots = max(rows if role in capacities else 0, self._slots(role))
+            tokens = max(capacities.get(role, 0), self._capacity(role))
+            wanted += slots * tokens * cache_bytes_per_token(getattr(self.pair, role))
+        if wanted > CACHE_SHARE * self._free():
+            self.release()
+
     def ready(self, role: str, rows: int, capacity: int, stack: ExitStack) -> CachedModel:
         """The role's model with room for so many rows and tokens; ready for passes until `stack` closes."""
         cached = self.models.get(role)
         if cached is None or cached.cache.slots < rows or cached.cache.capacity < capacity:
             model: LanguageModel = getattr(self.pair, role)
-            slots = row_bucket(rows) if self._device.type == "cuda" else rows
             capacity = max(capacity, self._capacity(role))
             self.models.pop(role, None)
             if role not in self._checked:
                 check_cached_passes(model)
                 self._checked.add(role)
-            cached = self.models[role] = CachedModel(model, slots, capacity, self.prefill_tokens)
+            cached = self.models[role] = CachedModel(model, rows, capacity, self.prefill_tokens)
         stack.enter_context(cached.ready())
         return cached
 
@@ -71,6 +82,9 @@ class Caches:
         if self._device.type == "cuda" and self._bytes() > KEEP_SHARE * self._free():
             self.release()
 
+    def _slots(self, role: str) -> int:
+        return self.models[role].cache.slots if role in self.models else 0
+
     def _free(self) -> int:
         """Bytes of the GPU that are not allocated, caches not counted."""
         total = torch.cuda.get_device_properties(self._device).total_memory
@@ -80,4 +94,4 @@ class Caches:
         return self.models[role].cache.capacity if role in self.models else 0
 
     def _bytes(self) -> int:
-        return sum(cached.cache.num_bytes for cached in self.models.values())
+        return sum(cached.num_bytes for cached in self.models.values())

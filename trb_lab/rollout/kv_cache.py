@@ -33,6 +33,8 @@ class RaggedCache:
     def __init__(self, slots: int, capacity: int, device: torch.device) -> None:
         self.slots, self.capacity = slots, capacity
         self.lengths_S = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.saw_window = False
+        """Whether a layer has asked for a sliding window."""
         self.use_kernel = attention_kernel.available(device)
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self._prefill: tuple[Tensor, Tensor] | None = None
@@ -87,6 +89,7 @@ class RaggedCache:
         window: int | None,
     ) -> Tensor:
         """Store the pass's keys and values and attend. Returns [A, G, H, D]."""
+        self.saw_window = self.saw_window or window is not None
         if layer not in self.layers:
             shape = (self.slots, key_AKGD.shape[1], self.capacity, key_AKGD.shape[-1])
             self.layers[layer] = (key_AKGD.new_zeros(shape), value_AKGD.new_zeros(shape))

@@ -83,6 +83,8 @@ def lean_forward(layer: Any) -> Callable[..., Any] | None:
     known = isinstance(mlp.act_fn, nn.SiLU | _silu_class()) and "forward" not in layer.__dict__
     if not known or not (device.type == "cpu" or available(device)):
         return None
+    if device.type == "cuda" and (attention.q_proj.bias is not None or mlp.gate_proj.bias is not None):
+        return None  # joined biases are copies, and a captured pass would keep reading an old one
     D = attention.head_dim
     qkv_weight, qkv_bias = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
     gated_weight, gated_bias = _joined(mlp.gate_proj, mlp.up_proj)

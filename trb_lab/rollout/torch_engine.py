@@ -72,11 +72,8 @@ class TorchEngine:
     @torch.no_grad()
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts:
         """Draw one response a row from the behaviour policy."""
+        _check(request, behavior)
         block = request.block_tokens or (DEFAULT_BLOCK if behavior.needs_teacher else STUDENT_BLOCK)
-        if block > MAX_BLOCK:
-            raise UsageError(f"a block of {block} tokens is too long: at most {MAX_BLOCK}.")
-        if not all(request.student_prompts) or not request.student_prompts:
-            raise UsageError("a rollout needs at least one prompt, and each prompt at least one token.")
         judge, recorder = judge_for(self.pair, behavior, keep), Recorder(len(request.student_prompts))
         stop_id = self.pair.vocabulary.stop_id
         rounds = drafted = 0
@@ -107,6 +104,7 @@ class TorchEngine:
         capacities = {role: max(map(len, texts)) + room for role, texts in prompts.items()}
         rows = 1 if self.batch_invariant else self.max_rows or self.caches.rows_that_fit(capacities)
         rows = min(rows, len(request.student_prompts))
+        self.caches.trim(rows, capacities)
         models = {role: self.caches.ready(role, rows, tokens, stack) for role, tokens in capacities.items()}
         return Batch(request, rows, behavior.row_values, models["student"], models.get("teacher"))
 
@@ -154,3 +152,24 @@ class TorchEngine:
     def score(self, rollouts: Rollouts, keep: Keep) -> None:
         """One batched teacher pass over finished rollouts; fills their teacher fields."""
         score_with_teacher(self.pair.teacher, rollouts, keep, self.score_tokens, self.chunk_tokens)
+
+
+def _check(request: RolloutRequest, behavior: StepBehavior) -> None:
+    """Raises UsageError for a request that cannot be decoded."""
+    rows, block = len(request.student_prompts), request.block_tokens
+    if block is not None and not 1 <= block <= MAX_BLOCK:
+        raise UsageError(f"block_tokens is {block}: give a number from 1 to {MAX_BLOCK}, or none.")
+    if rows == 0 or not all(request.student_prompts):
+        raise UsageError("a rollout needs at least one prompt, and each prompt at least one token.")
+    if len(behavior.row_values) != rows or len(request.draws.draft_BT) != rows:
+        raise UsageError(
+            f"{rows} prompts, {len(behavior.row_values)} values of the behaviour policy and draws for "
+            f"{len(request.draws.draft_BT)} rows: all three need the same number."
+        )
+    if behavior.needs_teacher and request.teacher_prompts is not None:
+        if len(request.teacher_prompts) != rows or not all(request.teacher_prompts):
+            raise UsageError("each row needs a teacher prompt of at least one token.")
+        if request.draws.keep_BT is None or request.draws.redraw_BT is None:
+            raise UsageError(
+                "a rollout with a teacher needs its keep and redraw draws: make them with Draws.keyed."
+            )

@@ -83,7 +83,8 @@ class RolloutSpec(Spec):
     """Tokens that the student drafts before the teacher verifies them; 1 decodes in lock step. null follows the redraw
     rate and a cost table that is measured once. It changes speed and rounding, and is not part of the identity."""
     batch_invariant: bool = False
-    """A row's tokens do not depend, bit for bit, on the rows beside it: rows decode one by one. CPU, float32."""
+    """A row's tokens do not depend, bit for bit, on the rows beside it: rows decode one by one, and block_tokens null
+    means 4. CPU, float32."""
 
 
 class EvalSpec(Spec):
@@ -126,7 +127,7 @@ class ResourcesSpec(Spec):
     loss_chunk_tokens: int = Field(512, ge=1)
     """Tokens whose logits exist at once."""
     rollout_rows: int | None = Field(None, ge=1)
-    """Sequences decoded at once; null decodes a step's rollouts together."""
+    """Sequences decoded at once; the others wait for a free place. null: as many as fit, at most 256."""
     activation_checkpointing: bool = False
     grading_workers: int = Field(1, ge=1)
     grading_timeout_seconds: float = Field(5.0, gt=0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from trb_lab import __version__
 from trb_lab.cache import cache_dir
 from trb_lab.policy.behaviors import StepBehavior
 from trb_lab.rollout.blocks import CostTable
@@ -49,6 +50,7 @@ def _key(run_dir: RunDir, spec: ExperimentSpec) -> str:
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "lab": __version__,
         "contents": read_json(run_dir.config)["identity"]["contents"],
         "rollout": spec.rollout.model_dump(mode="json"),
         "rows": spec.resources.rollout_rows,
