@@ -23,6 +23,8 @@ from .lean_layer import lean_layers
 
 ROW_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128)
 """Batch sizes that get a graph of their own; beyond the last, its multiples."""
+GRAPH_BYTES = 4_000_000_000
+"""Results of captured passes that are kept before those of other block lengths go."""
 
 
 class Pass(NamedTuple):
@@ -53,8 +55,10 @@ class CachedModel:
     @property
     def num_bytes(self) -> int:
         """Of the cache and of the captured passes' results."""
-        results = [part for graph in (self.graphs or {}).values() for part in graph.result]
-        return self.cache.num_bytes + sum(part.nbytes for part in results)
+        return self.cache.num_bytes + self._result_bytes()
+
+    def _result_bytes(self) -> int:
+        return sum(part.nbytes for graph in (self.graphs or {}).values() for part in graph.result)
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -129,8 +133,8 @@ class CachedModel:
         bucket = min(row_bucket(rows), self.cache.slots)
         graph = self.graphs.get((bucket, tokens))
         if graph is None:
-            for other in [shape for shape in self.graphs if shape[1] not in (1, tokens)]:
-                del self.graphs[other]  # of another block length: their results hold memory
+            if self._result_bytes() > GRAPH_BYTES:  # of block lengths that may never come again
+                self.graphs = {shape: kept for shape, kept in self.graphs.items() if shape[1] in (1, tokens)}
             try:
                 graph = self.graphs[bucket, tokens] = _Graph(self, bucket, tokens)
             except torch.OutOfMemoryError:
