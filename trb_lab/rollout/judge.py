@@ -47,6 +47,9 @@ class TeacherLook(NamedTuple):
 class Judge(Protocol):
     """Draws drafts, and judges blocks of them. One for each rollout batch; holds the block that is being drafted."""
 
+    drafted: list[Any]
+    """The student's distribution at each drafted position of the block."""
+
     def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
         """The student's next token [A]."""
         ...
@@ -89,7 +92,7 @@ class PlainJudge:
 
     def __init__(self, pair: Pair, behavior: StepBehavior, keep: Keep) -> None:
         self.pair, self.behavior, self.keep = pair, behavior, keep
-        self.drafted: list[Tensor] = []
+        self.drafted: list[Any] = []  # log-probs [A, V]
 
     def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
         log_p_AV = canonical_log_probs(logits_AW, _stops(self.pair.student))
@@ -139,8 +142,8 @@ class FusedJudge:
 
     def __init__(self, pair: Pair, keep: Keep) -> None:
         self.pair, self.keep = pair, keep
-        self.drafted: list[tuple[Scores, Tensor]] = []
-        """Scores of each draft, and the log-sum-exp of each row's."""
+        self.drafted: list[Any] = []
+        """(Scores, their log-sum-exp) of each draft."""
 
     def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
         # A copy: the next pass writes over its logits.
