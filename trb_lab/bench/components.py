@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trb_lab.models.load import LanguageModel
 from trb_lab.rollout.cached_model import CachedModel
+from trb_lab.rollout.caches import cache_bytes_per_token
 from trb_lab.rollout.engine import Draws, RolloutRequest
 
 from .ceilings import Ceilings, Floor
@@ -43,10 +44,9 @@ def pass_floor(model: LanguageModel, rows: int, tokens: int, context: float) -> 
     """Weights and the rows' keys and values read once; matrices and attention computed once."""
     config: Any = model.network.config
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cached = 2.0 * config.num_hidden_layers * config.num_key_value_heads * size * model.dtype.itemsize
     attention = 4.0 * config.num_hidden_layers * config.num_attention_heads * size * context
     return Floor(
-        weight_bytes(model) + rows * context * cached,
+        weight_bytes(model) + rows * context * cache_bytes_per_token(model),
         rows * tokens * (weight_flops(model) + attention),
     )
 

@@ -60,6 +60,11 @@ class Scores(NamedTuple):
     size: int
     """V: columns from here on do not count."""
 
+    def at(self, ids_NK: Tensor) -> Tensor:
+        """Scores of some ids, float32 [N, K]."""
+        scores_NK = self.logits_NW.gather(-1, ids_NK).float()
+        return torch.where(ids_NK == self.stop_id, self.stop_N[:, None], scores_NK)
+
 
 def canonical_scores(logits_NW: Tensor, stops: StopMap) -> Scores:
     """The model's distribution on the shared vocabulary.

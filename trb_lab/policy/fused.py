@@ -146,17 +146,12 @@ def token_log_probs(
     p: Scores, q: Scores, solved: FusedBlend, tokens_N: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p, log q and log mu of one token a row; float32 [N] each, -inf where there is no mass."""
-    log_p_N = _score_of(p, tokens_N) - solved.log_p_normaliser
-    log_q_N = _score_of(q, tokens_N) - solved.log_q_normaliser
+    log_p_N = p.at(tokens_N[:, None]).squeeze(-1) - solved.log_p_normaliser
+    log_q_N = q.at(tokens_N[:, None]).squeeze(-1) - solved.log_q_normaliser
     common_N = torch.isfinite(log_p_N) & torch.isfinite(log_q_N)
     log_mu_N = log_p_N + solved.beta * (log_q_N - log_p_N) - solved.log_mu_normaliser
     log_mu_N = torch.where(common_N, log_mu_N, NEG_INF)
     return log_p_N, log_q_N, torch.where(solved.beta == 0, log_p_N, log_mu_N)
-
-
-def _score_of(scores: Scores, tokens_N: Tensor) -> Tensor:
-    score_N = scores.logits_NW.gather(-1, tokens_N[:, None]).squeeze(-1).float()
-    return torch.where(tokens_N == scores.stop_id, scores.stop_N, score_N)
 
 
 def _solve(p: Scores, q: Scores, eps: float | Tensor, log_mu_NV: Tensor | None) -> FusedBlend:

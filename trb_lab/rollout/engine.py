@@ -146,7 +146,7 @@ class RolloutEngine(Protocol):
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts: ...
 
     def make_room(self) -> None:
-        """Rollouts and scores are done for now: an update comes, and needs memory."""
+        """The step's rollouts are made and scored: give back what an update needs more."""
         ...
 
     def costs(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> CostTable:

@@ -8,6 +8,7 @@ Shape suffixes: A rows, G tokens of the block, N = A x G positions (row by row),
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -71,20 +72,22 @@ def _stops(model: LanguageModel) -> Any:
     return model.stops
 
 
-def _first_rejected(kept_AG: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of each row's first rejected draft (0 where none is), and whether there is one."""
-    rejected_AG = ~kept_AG
-    return rejected_AG.int().argmax(-1), rejected_AG.any(-1)
-
-
-def _replaced(
-    drafts_AG: Tensor, first_A: Tensor, any_A: Tensor, tokens_A: Tensor
+def _settle(
+    drafts_AG: Tensor, kept_N: Tensor, look: TeacherLook, replace: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens with the first rejected draft replaced, which were redrawn, and how many were verified."""
-    at_A1 = first_A[:, None]
-    redrawn_AG = torch.zeros_like(drafts_AG, dtype=torch.bool).scatter(1, at_A1, any_A[:, None])
-    tokens_AG = torch.where(redrawn_AG, tokens_A[:, None], drafts_AG)
-    return tokens_AG, redrawn_AG, torch.where(any_A, first_A + 1, drafts_AG.shape[1])
+    """Tokens [A, G] with each row's first rejected draft replaced, which were redrawn [N], and how many verified [A].
+
+    `replace(at_A, uniform_A)` draws a replacement for the positions at_A of the N. Rows without a rejected draft get
+    one too, which is not used: to leave them out would make the host wait for the device.
+    """
+    A, G = drafts_AG.shape
+    rejected_AG = ~kept_N.view(A, G)
+    first_A, any_A = rejected_AG.int().argmax(-1), rejected_AG.any(-1)
+    at_A = torch.arange(A, device=first_A.device) * G + first_A
+    replacement_A = replace(at_A, look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1))
+    redrawn_AG = torch.zeros_like(rejected_AG).scatter(1, first_A[:, None], any_A[:, None])
+    tokens_AG = torch.where(redrawn_AG, replacement_A[:, None], drafts_AG)
+    return tokens_AG, redrawn_AG.flatten(), torch.where(any_A, first_A + 1, G)
 
 
 class PlainJudge:
@@ -104,23 +107,16 @@ class PlainJudge:
         log_p_NV = torch.stack(self.drafted, dim=1).flatten(0, 1)
         self.drafted = []
         columns: dict[str, Tensor] = {}
-        tokens_AG, verified_A, mu_NV, log_q_NV = (
-            drafts_AG,
-            torch.full_like(drafts_AG[:, 0], block[1]),
-            None,
-            None,
-        )
+        tokens_AG, verified_A = drafts_AG, torch.full_like(drafts_AG[:, 0], block[1])
+        mu_NV = log_q_NV = None
         if look is not None and self.behavior.target is not None:
             log_q_NV = canonical_log_probs(look.logits_NW, _stops(self.pair.teacher))
             target = self.behavior.target(log_p_NV, log_q_NV, look.values_A.repeat_interleave(block[1]))
             mu_NV = target.log_mu_NV
             kept_N = look.keep_AG.flatten() < keep_probability(log_p_NV, target, drafts_AG.flatten())
-            first_A, any_A = _first_rejected(kept_N.view(block))
-            at_A = torch.arange(block[0], device=first_A.device) * block[1] + first_A
-            uniform_A = look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1)
-            replacement_A = redraw(log_p_NV[at_A], target.at(at_A), uniform_A)
-            tokens_AG, redrawn_AG, verified_A = _replaced(drafts_AG, first_A, any_A, replacement_A)
-            columns["redrawn"] = redrawn_AG.flatten()
+            tokens_AG, columns["redrawn"], verified_A = _settle(
+                drafts_AG, kept_N, look, lambda at_A, u_A: redraw(log_p_NV[at_A], target.at(at_A), u_A)
+            )
             columns["kl"] = target.kl_N
             columns["redraw"] = redraw_rate(log_p_NV, target)
             columns["teacher_entropy"] = entropy(log_q_NV)
@@ -162,28 +158,21 @@ class FusedJudge:
             columns["support"] = p.logits_NW[:, : p.size].topk(self.keep.top_k, dim=-1).indices
         if look is None:
             tokens_AG, verified_A = drafts_AG, torch.full_like(drafts_AG[:, 0], block[1])
-            columns["student_logprob"] = _scores_of(p, drafts_AG.reshape(-1, 1)).squeeze(-1) - normaliser_N
+            columns["student_logprob"] = p.at(drafts_AG.reshape(-1, 1)).squeeze(-1) - normaliser_N
             return _verdict(tokens_AG, verified_A, columns, look)
         q = canonical_scores(look.logits_NW, _stops(self.pair.teacher))
         solved = fused.blend(p, q, look.values_A.repeat_interleave(block[1]))
         log_p_N, _, log_mu_N = fused.token_log_probs(p, q, solved, drafts_AG.flatten())
         kept_N = look.keep_AG.flatten() < (log_mu_N - log_p_N).exp()
-        first_A, any_A = _first_rejected(kept_N.view(block))
-        at_A = torch.arange(block[0], device=first_A.device) * block[1] + first_A
-        uniform_A = look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1)
-        replacement_A = fused.draw_residual(p, q, solved, at_A, uniform_A)
-        tokens_AG, redrawn_AG, verified_A = _replaced(drafts_AG, first_A, any_A, replacement_A)
+        tokens_AG, columns["redrawn"], verified_A = _settle(
+            drafts_AG, kept_N, look, lambda at_A, u_A: fused.draw_residual(p, q, solved, at_A, u_A)
+        )
         log_p_N, log_q_N, log_mu_N = fused.token_log_probs(p, q, solved, tokens_AG.flatten())
         columns |= {"student_logprob": log_p_N, "teacher_logprob": log_q_N, "behavior_logprob": log_mu_N}
-        columns |= {
-            "redrawn": redrawn_AG.flatten(),
-            "kl": solved.kl,
-            "redraw": solved.redraw,
-            "beta": solved.beta,
-        }
+        columns |= {"kl": solved.kl, "redraw": solved.redraw, "beta": solved.beta}
         columns["teacher_entropy"] = solved.teacher_entropy
         if self.keep.top_k is not None:
-            columns["teacher_support"] = _scores_of(q, columns["support"]) - solved.log_q_normaliser[:, None]
+            columns["teacher_support"] = q.at(columns["support"]) - solved.log_q_normaliser[:, None]
         return _verdict(tokens_AG, verified_A, columns, look)
 
 
@@ -192,12 +181,6 @@ def _stack_scores(drafted: list[Scores]) -> Scores:
     logits_NW = torch.stack([scores.logits_NW for scores in drafted], dim=1).flatten(0, 1)
     stop_N = torch.stack([scores.stop_N for scores in drafted], dim=1).flatten()
     return Scores(logits_NW, stop_N, drafted[0].stop_id, drafted[0].size)
-
-
-def _scores_of(scores: Scores, ids_NK: Tensor) -> Tensor:
-    """float32 [N, K]"""
-    values_NK = scores.logits_NW.gather(-1, ids_NK).float()
-    return torch.where(ids_NK == scores.stop_id, scores.stop_N[:, None], values_NK)
 
 
 def _verdict(
