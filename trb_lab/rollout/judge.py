@@ -72,6 +72,15 @@ def _stops(model: LanguageModel) -> Any:
     return model.stops
 
 
+def _replaced(
+    drafts_AG: Tensor, first_A: Tensor, any_A: Tensor, tokens_A: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens with the first rejected draft replaced, which were redrawn, and how many were verified."""
+    redrawn_AG = torch.zeros_like(drafts_AG, dtype=torch.bool).scatter(1, first_A[:, None], any_A[:, None])
+    tokens_AG = torch.where(redrawn_AG, tokens_A[:, None], drafts_AG)
+    return tokens_AG, redrawn_AG, torch.where(any_A, first_A + 1, drafts_AG.shape[1])
+
+
 def _settle(
     drafts_AG: Tensor, kept_N: Tensor, look: TeacherLook, replace: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,9 +94,8 @@ def _settle(
     first_A, any_A = rejected_AG.int().argmax(-1), rejected_AG.any(-1)
     at_A = torch.arange(A, device=first_A.device) * G + first_A
     replacement_A = replace(at_A, look.redraw_AG.gather(1, first_A[:, None]).squeeze(-1))
-    redrawn_AG = torch.zeros_like(rejected_AG).scatter(1, first_A[:, None], any_A[:, None])
-    tokens_AG = torch.where(redrawn_AG, replacement_A[:, None], drafts_AG)
-    return tokens_AG, redrawn_AG.flatten(), torch.where(any_A, first_A + 1, G)
+    tokens_AG, redrawn_AG, verified_A = _replaced(drafts_AG, first_A, any_A, replacement_A)
+    return tokens_AG, redrawn_AG.flatten(), verified_A
 
 
 class PlainJudge:
