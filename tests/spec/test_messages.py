@@ -24,7 +24,7 @@ def answer(path: str, sets: list[str] | None = None) -> str:
         (
             "warmup: {kl_budgett: 0.2}",
             "a.yaml:2: warmup.kl_budgett: unknown key (given 0.2). Keys of warmup (kind trb): "
-            "kind, anneal, steps, kl_budget. Did you mean 'kl_budget'?",
+            "kind, kl_budget, kl_budget_mode, anneal, steps. Did you mean 'kl_budget'?",
         ),
         (
             "warmup: {weight: 0.2}",

@@ -76,7 +76,7 @@ def _specs(path: Path, findings: Findings) -> list[tuple[str, ExperimentSpec]]:
         key = trial.spec.model_dump_json(
             include={"student", "teacher", "dataset", "prompt", "eval", "rollout", "resources", "dtype"}
         )
-        key += str(trial.spec.steps) + str(trial.spec.warmup.horizon_steps > 0)
+        key += str(trial.spec.steps) + str(trial.spec.teacher_in_rollout)
         name = " ".join(filter(None, [trial.arm, trial.setting]))
         distinct.setdefault(key, (name, trial.spec))
     return _without_lesser(list(distinct.values()))
@@ -88,6 +88,6 @@ def _without_lesser(specs: list[tuple[str, ExperimentSpec]]) -> list[tuple[str, 
     def key(spec: ExperimentSpec) -> str:
         return spec.model_dump_json(exclude={"warmup", "loss", "seed", "name"})
 
-    heavier = {key(spec) for _, spec in specs if spec.warmup.horizon_steps > 0}
-    kept = [(name, spec) for name, spec in specs if spec.warmup.horizon_steps > 0 or key(spec) not in heavier]
+    heavier = {key(spec) for _, spec in specs if spec.teacher_in_rollout}
+    kept = [(name, spec) for name, spec in specs if spec.teacher_in_rollout or key(spec) not in heavier]
     return [("", kept[0][1])] if len(kept) == 1 else kept

@@ -111,7 +111,7 @@ def estimate(
     all_tokens = rows * row_tokens
     rows = min(rows, resources.rollout_rows or DEFAULT_ROWS)
     # The teacher decodes along only while a warmup drives the rollouts.
-    decoding = [student, teacher] if spec.warmup.horizon_steps > 0 else [student]
+    decoding = [student, teacher] if spec.teacher_in_rollout else [student]
     trained, frozen = student.parameters or 0, teacher.parameters or 0
     master = 4 if bytes_per_value < 4 else 0
     factor = CHECKPOINTED_ACTIVATION_FACTOR if resources.activation_checkpointing else FULL_ACTIVATION_FACTOR

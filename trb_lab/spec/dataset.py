@@ -70,6 +70,8 @@ class EvalSet(Spec):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Column name in tables and metrics."""
     dataset: Dataset
+    samples: int | None = Field(None, ge=1)
+    """Samples of each problem; null takes eval.samples."""
 
     @field_validator("name")
     @classmethod

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from .base import Spec
 from .dataset import Dataset, EvalSetField
-from .warmup import OpdWarmup, Warmup
+from .warmup import OpdWarmup, SftWarmup, VetoWarmup, Warmup
 
 
 class ModelSpec(Spec):
@@ -54,7 +54,13 @@ class FullLoss(Spec):
     kind: Literal["full"] = "full"
 
 
-Loss = Annotated[TopKLoss | FullLoss, Field(discriminator="kind")]
+class SampledLoss(Spec):
+    """Reverse KL estimated by the sampled token alone: detached (log p - log q) times log p."""
+
+    kind: Literal["sampled"] = "sampled"
+
+
+Loss = Annotated[TopKLoss | FullLoss | SampledLoss, Field(discriminator="kind")]
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -87,12 +93,17 @@ class RolloutSpec(Spec):
     means 4. CPU, float32."""
 
 
+AtK = Annotated[int, Field(ge=1)]
+
+
 class EvalSpec(Spec):
     """pass@1 from n samples a problem at temperature 1."""
 
     sets: list[EvalSetField] = []
     samples: int = Field(4, ge=1)
-    """Samples n for each problem."""
+    """Samples n for each problem, where a set does not say otherwise."""
+    at_k: list[AtK] | None = None
+    """k of pass@k, mean@k and maj@k; null takes each set's number of samples, where that is more than one."""
     every: int | None = Field(20, ge=1)
     """Training steps between evaluations; null evaluates at the end only. The end is always evaluated."""
     max_new_tokens: int | None = Field(None, ge=1)
@@ -105,6 +116,13 @@ class EvalSpec(Spec):
         names = [s.name for s in self.sets]
         if len(names) != len(set(names)):
             raise ValueError(f"evaluation sets need different names, got {names}")
+        for entry in self.sets if self.at_k else ():
+            fewest = entry.samples or self.samples
+            if max(self.at_k or [1]) > fewest:
+                raise ValueError(
+                    f"at_k asks for {max(self.at_k or [1])} of the {fewest} samples of set {entry.name}: "
+                    f"raise its samples, or lower at_k."
+                )
         return self
 
 
@@ -135,6 +153,17 @@ class ResourcesSpec(Spec):
     """GPUs of one trial where there are any."""
 
 
+class AlarmSpec(Spec):
+    """When a run is lost: it then stops, and fails with the alarm's name. Not part of the identity."""
+
+    patience: int | None = Field(10, ge=1)
+    """Steps in a row that must look lost before an alarm rings; null switches the alarms off (but NaN always stops)."""
+    truncated_share: float = Field(0.95, gt=0, le=1)
+    """Length explosion: at least this share of rollouts is cut at the limit, and fewer were at the start."""
+    kl_factor: float = Field(10.0, gt=1)
+    """KL blow-up: the reverse KL is this many times that of the first step."""
+
+
 class ExperimentSpec(Spec):
     """What `trb-lab run` runs."""
 
@@ -149,19 +178,51 @@ class ExperimentSpec(Spec):
     rollout: RolloutSpec = RolloutSpec()
     eval: EvalSpec = EvalSpec()
     checkpoint: CheckpointSpec = CheckpointSpec()
+    alarms: AlarmSpec = AlarmSpec()
     resources: ResourcesSpec = ResourcesSpec()
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Working weights: auto is bfloat16 on GPU (float32 master weights in the optimiser) and float32 on CPU."""
+    grader: str = "math_verify"
+    """Who tells right answers: math_verify, or a grader that an installed package registers (docs/arms.md)."""
     steps: int = Field(400, ge=1)
     """Training steps, one update each."""
     seed: int = Field(0, ge=0)
     """Seed of prompt order and rollout draws."""
 
+    @property
+    def horizon_steps(self) -> int:
+        """Training steps in which the arm differs from plain on-policy distillation."""
+        return self.warmup.horizon(self.steps)
+
+    @property
+    def teacher_in_rollout(self) -> bool:
+        """Whether the teacher takes part in any rollout of the run."""
+        return self.warmup.teacher_in_rollout and self.horizon_steps > 0
+
     @model_validator(mode="after")
-    def _warmup_fits(self) -> Self:
-        if self.warmup.horizon_steps > self.steps:
+    def _arm_fits(self) -> Self:
+        if self.horizon_steps > self.steps:
             raise ValueError(
-                f"warmup.steps is {self.warmup.horizon_steps} and the run has {self.steps} steps: "
+                f"warmup.steps is {self.horizon_steps} and the run has {self.steps} steps: "
                 f"a warmup cannot outlast the run. Lower warmup.steps to at most {self.steps}, or raise steps."
+            )
+        if isinstance(self.warmup, SftWarmup) and self.warmup.updates > self.steps:
+            raise ValueError(
+                f"warmup.updates is {self.warmup.updates} and the run has {self.steps} steps: update i takes the "
+                f"prompts of step i. Lower warmup.updates to at most {self.steps}, or raise steps."
+            )
+        if isinstance(self.warmup, VetoWarmup) and self.loss.kind not in ("renormalised", "full"):
+            raise ValueError(
+                f"warmup.kind is veto and loss.kind is {self.loss.kind}: Veto's target q p^b needs its normaliser, "
+                "which cancels in `renormalised` and is at hand in `full`. Take one of these."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_thinking_mode(self) -> Self:
+        if self.student.thinking != self.teacher.thinking:
+            raise ValueError(
+                f"student.thinking is {self.student.thinking} and teacher.thinking is {self.teacher.thinking}: the "
+                "prompts would differ. Set both the same."
             )
         return self

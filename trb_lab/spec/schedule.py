@@ -61,6 +61,20 @@ class ConstantAnneal(Spec):
         return 1.0
 
 
+class AdaptiveAnneal(Spec):
+    """Follows what the rollouts show instead of the calendar; never rises, and is 0 from the horizon on.
+
+    The value is the initial one times what remains of `signal` against the first step (policy/feedback.py).
+    """
+
+    kind: Literal["adaptive"] = "adaptive"
+    signal: Literal["reverse_kl", "binding_share"] = "reverse_kl"
+    """`reverse_kl`: the student's distance to the teacher on visited prefixes. `binding_share`: the share of tokens
+    where the teacher lies outside the budget."""
+    smoothing: float = Field(0.8, ge=0, lt=1)
+    """Weight of the past in the moving average of the signal."""
+
+
 def _shorthand(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
@@ -68,6 +82,14 @@ def _shorthand(value: Any) -> Any:
 Anneal = Annotated[
     Annotated[
         LinearAnneal | CosineAnneal | ExponentialAnneal | StepAnneal | ConstantAnneal,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_shorthand, json_schema_input_type=str | dict[str, Any]),
+]
+
+TrbAnneal = Annotated[
+    Annotated[
+        LinearAnneal | CosineAnneal | ExponentialAnneal | StepAnneal | ConstantAnneal | AdaptiveAnneal,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_shorthand, json_schema_input_type=str | dict[str, Any]),

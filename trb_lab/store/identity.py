@@ -22,6 +22,8 @@ EXCLUDED = (
     "name",  # what people call it
     "resources",  # where and how large; none of it is meant to change the result
     "checkpoint",  # how often state is saved; resume is exact
+    "alarms",  # whether a lost run goes on
+    "eval.at_k",  # what is computed of the same samples
     "rollout.block_tokens",  # how fast; tokens are the same up to rounding
     "eval.sets",  # sets may be added to a finished run; training does not see them
     "student.name",  # content hash instead
@@ -32,7 +34,11 @@ EXCLUDED = (
 )
 """Dotted keys that are left out."""
 
-OMITTED_AT_VALUE: dict[str, Any] = {"rollout.batch_invariant": False}
+OMITTED_AT_VALUE: dict[str, Any] = {
+    "rollout.batch_invariant": False,
+    "grader": "math_verify",
+    "warmup.kl_budget_mode": "token",
+}
 """Dotted key -> value at which a field is left out.
 
 A field that is added to the spec later enters here with the value that keeps the old behaviour, so that the
