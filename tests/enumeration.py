@@ -18,7 +18,8 @@ from torch import Tensor
 
 from tests.tiny import STUDENT_EOS, TEACHER_EOS
 from trb_lab.models.load import LanguageModel, Pair
-from trb_lab.policy.behaviors import StepBehavior, Target, behavior_at, trust_region_rollouts
+from trb_lab.policy.arms import ArmContext, arm_at
+from trb_lab.policy.behaviors import StepBehavior, Target, trust_region_rollouts
 from trb_lab.policy.coupling import kl_divergence
 from trb_lab.rollout.blocks import BlockChooser, CostTable
 from trb_lab.rollout.engine import Draws, Keep, RolloutRequest, Rollouts
@@ -48,6 +49,11 @@ class Arm:
 
 def _of(warmup: Warmup, step: int = 0) -> Callable[[int], StepBehavior]:
     return lambda rows: behavior_at(warmup, step, rows, seed=1)
+
+
+def behavior_at(warmup: Warmup, step: int, rows: int, seed: int, steps: int = 100) -> StepBehavior:
+    """The behaviour policy of an arm."""
+    return arm_at(warmup, ArmContext(step, rows, seed, steps)).behavior
 
 
 def blend_of(p_PV: Tensor, q_PV: Tensor, beta_P: Tensor) -> tuple[Tensor, Tensor]:

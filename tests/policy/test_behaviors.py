@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 
-from trb_lab.policy.behaviors import BEHAVIORS, behavior_at, student_rollouts, trust_region_rollouts
+from tests.enumeration import behavior_at
+from trb_lab.policy.arms import ARMS
+from trb_lab.policy.behaviors import student_rollouts, trust_region_rollouts
 from trb_lab.policy.coupling import redraw_rate, total_variation
 from trb_lab.policy.trust_region import trust_region
 from trb_lab.spec.schedule import annealed
-from trb_lab.spec.warmup import MixtureWarmup, OpdWarmup, TeacherForcedWarmup, TrbWarmup
+from trb_lab.spec.warmup import ARM_SPECS, MixtureWarmup, OpdWarmup, TeacherForcedWarmup, TrbWarmup
 
 ROWS = 8
 
@@ -21,11 +23,8 @@ def log_probs():
     return tuple(torch.log_softmax(torch.randn(ROWS, 10, generator=generator), -1) for _ in range(2))
 
 
-def test_every_warmup_kind_has_a_behavior():
-    kinds = {
-        cls.model_fields["kind"].default for cls in (OpdWarmup, TrbWarmup, MixtureWarmup, TeacherForcedWarmup)
-    }
-    assert set(BEHAVIORS) == kinds
+def test_every_arm_has_a_function():
+    assert set(ARMS) == {cls.model_fields["kind"].default for cls in ARM_SPECS}
 
 
 def test_opd_never_needs_the_teacher():

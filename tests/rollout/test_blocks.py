@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.enumeration import ARMS, COSTS, ragged_request
+from tests.enumeration import (
+    ARMS,
+    COSTS,
+    behavior_at,
+    ragged_request,
+)
 from tests.tiny import tiny_pair
-from trb_lab.policy.behaviors import StepBehavior, behavior_at, student_rollouts, trust_region_rollouts
+from trb_lab.policy.behaviors import StepBehavior, student_rollouts, trust_region_rollouts
 from trb_lab.rollout.blocks import BLOCKS, EQUAL, BlockChooser, CostTable, committed_tokens
 from trb_lab.rollout.costs import measure_costs
 from trb_lab.rollout.engine import Keep

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from tests.enumeration import behavior_at
 from tests.tiny import tiny_pair
 from trb_lab.policy import fused
-from trb_lab.policy.behaviors import StepBehavior, behavior_at, student_rollouts, trust_region_rollouts
+from trb_lab.policy.behaviors import StepBehavior, student_rollouts, trust_region_rollouts
 from trb_lab.rollout.engine import Draws, Keep, RolloutRequest
 from trb_lab.rollout.judge import PlainJudge
 from trb_lab.rollout.torch_engine import TorchEngine

@@ -8,10 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.enumeration import ARMS, COSTS, exact_copy, fresh_probabilities, responses_of
+from tests.enumeration import (
+    ARMS,
+    COSTS,
+    behavior_at,
+    exact_copy,
+    fresh_probabilities,
+    responses_of,
+)
 from tests.tiny import STUDENT_EOS, TEACHER_EOS, tiny_pair
 from trb_lab.errors import UsageError
-from trb_lab.policy.behaviors import StepBehavior, Target, behavior_at, student_rollouts
+from trb_lab.policy.behaviors import StepBehavior, Target, student_rollouts
 from trb_lab.rollout.blocks import BlockChooser
 from trb_lab.rollout.cached_model import CachedModel
 from trb_lab.rollout.engine import Draws, Keep, RolloutRequest

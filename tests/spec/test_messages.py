@@ -9,7 +9,7 @@ from trb_lab.spec import load_experiment
 
 from .conftest import Write
 
-KINDS = "Kinds: opd, trb, mixture, teacher_forced."
+KINDS = "Kinds: opd, trb, fixed_epsilon, teacher_forced, mixture, temperature, sft, skd, veto, saki."
 
 
 def answer(path: str, sets: list[str] | None = None) -> str:
@@ -28,8 +28,8 @@ def answer(path: str, sets: list[str] | None = None) -> str:
         ),
         (
             "warmup: {weight: 0.2}",
-            "a.yaml:2: warmup.weight: unknown key (given 0.2). Keys of warmup (kind trb): kind, anneal, "
-            "steps, kl_budget. 'weight' belongs to kind mixture: set `kind`, or remove it.",
+            "a.yaml:2: warmup.weight: unknown key (given 0.2). Keys of warmup (kind trb): kind, "
+            "kl_budget, kl_budget_mode, anneal, steps. 'weight' belongs to kind mixture: set `kind`, or remove it.",
         ),
         ("warmup: {kind: trbb}", f"a.yaml:2: warmup.kind: unknown kind trbb. {KINDS} Did you mean 'trb'?"),
         ("warmup: {anneal: cosin}", "a.yaml:2: warmup.anneal: unknown kind cosin. Kinds: linear, cosine,"),

@@ -93,7 +93,7 @@ def test_kind_of_file(write: Write) -> None:
         (
             "seeds: [0, 1]\narms:\n  trb:\n    grid:\n      warmup.kl_budgett: [1, 2]\n",
             "s.yaml:8: arms.trb.grid.warmup.kl_budgett: unknown key (given 1). Keys of warmup (kind trb): "
-            "kind, anneal, steps, kl_budget. Did you mean 'kl_budget'? "
+            "kind, kl_budget, kl_budget_mode, anneal, steps. Did you mean 'kl_budget'? "
             "(in trial trb kl_budgett=1 seed=0 and 3 more)",
         ),
         (

@@ -2,25 +2,25 @@
 
 import os
 import time
-from collections.abc import Callable
 
 
-def scripted() -> Callable[[str, str], bool]:
-    def verify(gold: str, answer: str) -> bool:
-        print("libraries print; replies must survive it")
-        if answer == "sleep":
-            time.sleep(60)
-        if answer == "spin":
-            while True:
-                pass
-        if answer == "die":
-            os._exit(9)
-        if answer == "raise":
-            raise ValueError("no")
-        return gold == answer
-
-    return verify
+def scripted(gold: str, answer: str) -> bool:
+    print("libraries print; replies must survive it")
+    if answer == "sleep":
+        time.sleep(60)
+    if answer == "spin":
+        while True:
+            pass
+    if answer == "die":
+        os._exit(9)
+    if answer == "raise":
+        raise ValueError("no")
+    return gold == answer
 
 
-def broken() -> Callable[[str, str], bool]:
-    raise RuntimeError("the verifier cannot be made")
+class Broken:
+    def __init__(self) -> None:
+        raise RuntimeError("the verifier cannot be made")
+
+    def verify(self, gold: str, answer: str) -> bool:
+        raise AssertionError("it was never made")

@@ -9,11 +9,12 @@ import pytest
 
 import trb_lab
 from trb_lab.errors import LabError, UsageError
-from trb_lab.tasks.grading import Grader, check_golds, default_cache_path
+from trb_lab.tasks.grading import Grader, Verdict, check_golds, default_cache_path
 from trb_lab.tasks.problem import Problem
+from trb_lab.tasks.responses import verdict_statistics
 
 SCRIPTED = f"{Path(__file__).with_name('scripted_verifier.py')}:scripted"
-BROKEN = SCRIPTED.replace(":scripted", ":broken")
+BROKEN = SCRIPTED.replace(":scripted", ":Broken")
 
 
 def box(answer: str) -> str:
@@ -46,7 +47,7 @@ def math_grader(tmp_path_factory: pytest.TempPathFactory):
         ("1,000", "1000", "correct"),
         ("x=5", "5", "correct"),
         ("x=5", "y=5", "wrong"),
-        ("5", "", "no_answer"),
+        ("5", "", "empty"),
         ("5", "1+" * 600 + "1", "wrong"),  # too long to be checked
     ],
 )
@@ -57,9 +58,33 @@ def test_math_verify_decides(math_grader: Grader, gold: str, answer: str, reason
     assert verdict.answer == answer
 
 
-def test_a_response_without_a_box_has_no_answer(math_grader: Grader) -> None:
-    (verdict,) = math_grader.grade([("5", "it is 5")])
-    assert (verdict.correct, verdict.reason, verdict.answer) == (False, "no_answer", None)
+@pytest.mark.parametrize(
+    ("response", "reason", "answer"),
+    [
+        ("it is 5", "unboxed", None),
+        ("", "empty", None),
+        (" \n", "empty", None),
+        ("so \\boxed{ }", "empty", ""),
+    ],
+)
+def test_unboxed_and_empty_responses_are_told_apart(
+    math_grader: Grader, response: str, reason: str, answer: str | None
+) -> None:
+    (verdict,) = math_grader.grade([("5", response)])
+    assert (verdict.correct, verdict.reason, verdict.answer) == (False, reason, answer)
+    assert math_grader.vote(verdict) is None
+
+
+def test_shares_without_an_answer_add_up() -> None:
+    reasons = ["correct", "unboxed", "empty", "empty", "timeout", "error", "wrong", "wrong"]
+    shares = verdict_statistics([Verdict(r == "correct", r, None) for r in reasons])
+    assert shares == {
+        "correct_share": 1 / 8,
+        "no_answer_share": 3 / 8,
+        "unboxed_share": 1 / 8,
+        "empty_share": 2 / 8,
+        "timeouts": 2.0,
+    }
 
 
 def test_an_operation_that_no_signal_handler_can_interrupt_is_a_timeout(tmp_path: Path) -> None:

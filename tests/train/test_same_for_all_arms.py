@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from tests.enumeration import behavior_at
 from tests.train.experiments import small_spec
 from trb_lab.models.load import load_pair
-from trb_lab.policy.behaviors import behavior_at
 from trb_lab.rollout.engine import Keep
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.tasks.grading import Grader

@@ -1,1 +1,1 @@
-"""pass@1 on evaluation sets, and diagnostics."""
+"""Scores on evaluation sets, and diagnostics."""

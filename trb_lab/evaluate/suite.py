@@ -1,4 +1,4 @@
-"""pass@1 from n samples a problem at temperature 1, on several evaluation sets."""
+"""Scores from n samples a problem at temperature 1, on several evaluation sets; docs/evaluation.md is the protocol."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from trb_lab.policy.behaviors import student_rollouts
 from trb_lab.rollout.engine import Draws, Keep, RolloutEngine, RolloutRequest, Rollouts
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import EvalSpec, PromptSpec
+from trb_lab.store.items import UNTRAINED, write_items
+from trb_lab.store.run_dir import RunDir
 from trb_lab.tasks.datasets import load_problems
-from trb_lab.tasks.grading import Grader, check_golds
+from trb_lab.tasks.grading import Grader, Verdict, check_golds
 from trb_lab.tasks.problem import Problem
 from trb_lab.tasks.prompts import encode_prompts
 from trb_lab.tasks.responses import response_statistics, verdict_statistics
 from trb_lab.worker import Stopped
+
+from .scores import Sample, at_k, pass_at_1
 
 ROWS_AT_ONCE = 1024
 """Responses asked of the engine at once, so that a large set with many samples does not exist whole."""
@@ -32,19 +36,21 @@ class LoadedSet:
     problems: list[Problem]
     prompt_ids: list[list[int]]
     num_dropped: int
+    samples: int
+    """Samples of each problem."""
+    at_k: list[int]
+    """k of pass@k, mean@k and maj@k: those above one."""
 
 
-def pass_at_1(correct: Sequence[bool], samples: int) -> tuple[float, float]:
-    """Mean over problems of c/n, and its standard error clustered by problem.
+@dataclass(frozen=True)
+class _Responses:
+    """The responses to one set, problem by problem."""
 
-    `correct` lists `samples` verdicts for each problem in turn. With one problem the error is 0.
-    """
-    shares = [sum(correct[i : i + samples]) / samples for i in range(0, len(correct), samples)]
-    mean = math.fsum(shares) / len(shares)
-    if len(shares) < 2:
-        return mean, 0.0
-    variance = math.fsum((share - mean) ** 2 for share in shares) / (len(shares) - 1)
-    return mean, math.sqrt(variance / len(shares))
+    tokens: list[list[int]]
+    """Without the stop token."""
+    lengths: list[int]
+    """With it."""
+    finished: list[bool]
 
 
 class Suite:
@@ -84,43 +90,74 @@ class Suite:
         encoded = encode_prompts(
             problems, [(self.model.tokenizer, self.model.spec)], prompt, max_prompt_tokens, source=source
         )
-        return LoadedSet(eval_set.name, encoded.problems, encoded.token_ids[0], encoded.num_dropped)
+        if not encoded.problems:
+            raise UsageError(
+                f"{source}: all {encoded.num_dropped} prompts are longer than rollout.max_prompt_tokens = "
+                f"{max_prompt_tokens}. Raise it, or leave the set out."
+            )
+        samples = eval_set.samples or self.spec.samples
+        ks = [samples] if self.spec.at_k is None else sorted(set(self.spec.at_k))
+        return LoadedSet(
+            eval_set.name,
+            encoded.problems,
+            encoded.token_ids[0],
+            encoded.num_dropped,
+            samples,
+            [k for k in ks if k > 1],
+        )
 
-    def evaluate(self, should_stop: Callable[[], bool] = lambda: False) -> dict[str, dict[str, Any]]:
+    def evaluate(
+        self,
+        step: int = UNTRAINED,
+        *,
+        run_dir: RunDir | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, dict[str, Any]]:
         """Scores of every set, by name; see docs/files.md for the entries.
 
-        Raises Stopped, between two batches, when `should_stop` says so.
+        With a run directory the item scores are written there, as those of `step`. Raises Stopped, between two
+        batches, when `should_stop` says so.
         """
-        return {loaded.name: self._evaluate_set(loaded, should_stop) for loaded in self.sets}
+        return {loaded.name: self._evaluate_set(loaded, step, run_dir, should_stop) for loaded in self.sets}
 
-    def _evaluate_set(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> dict[str, Any]:
-        samples = self.spec.samples
-        problems = [i for i in range(len(loaded.problems)) for _ in range(samples)]
-        responses: list[list[int]] = []
-        lengths: list[int] = []
-        finished: list[bool] = []
+    def _evaluate_set(
+        self, loaded: LoadedSet, step: int, run_dir: RunDir | None, should_stop: Callable[[], bool]
+    ) -> dict[str, Any]:
+        n = loaded.samples
+        responses = self._respond(loaded, should_stop)
+        texts = self.model.tokenizer.batch_decode(responses.tokens, skip_special_tokens=True)
+        golds = [str(problem.answer) for problem in loaded.problems for _ in range(n)]
+        verdicts = self.grader.grade(list(zip(golds, texts, strict=True)))
+        if run_dir is not None:
+            write_items(run_dir, step, loaded.name, _item_rows(loaded, responses, verdicts))
+        graded = [Sample(v.correct, self.grader.vote(v)) for v in verdicts]
+        problems = [graded[i : i + n] for i in range(0, len(graded), n)]
+        mean, stderr = pass_at_1(problems)
+        entry: dict[str, Any] = {"pass_at_1": mean, "stderr": stderr}
+        for k in loaded.at_k:
+            entry.update(at_k(problems, k))
+        shares = verdict_statistics(verdicts)
+        del shares["correct_share"]  # pass@1
+        return {
+            **entry,
+            "num_problems": len(loaded.problems),
+            "num_samples": n,
+            **response_statistics(responses.tokens, responses.lengths, responses.finished),
+            **shares,
+        }
+
+    def _respond(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> _Responses:
+        problems = [i for i in range(len(loaded.problems)) for _ in range(loaded.samples)]
+        found = _Responses([], [], [])
         for start in range(0, len(problems), ROWS_AT_ONCE):
             if should_stop():
                 raise Stopped(f"stopped while evaluating {loaded.name}; the same command evaluates again")
             rows = range(start, min(start + ROWS_AT_ONCE, len(problems)))
             part = self._sample(loaded, [problems[row] for row in rows], rows)
-            responses += part.responses()
-            lengths += part.lengths_B.tolist()
-            finished += part.finished_B.tolist()
-        texts = self.model.tokenizer.batch_decode(responses, skip_special_tokens=True)
-        golds = [str(loaded.problems[i].answer) for i in problems]
-        verdicts = self.grader.grade(list(zip(golds, texts, strict=True)))
-        mean, stderr = pass_at_1([v.correct for v in verdicts], samples)
-        graded = verdict_statistics(verdicts)
-        return {
-            "pass_at_1": mean,
-            "stderr": stderr,
-            "num_problems": len(loaded.problems),
-            "num_samples": samples,
-            **response_statistics(responses, lengths, finished),
-            "no_answer_share": graded["no_answer_share"],
-            "timeouts": graded["timeouts"],
-        }
+            found.tokens.extend(part.responses())
+            found.lengths.extend(part.lengths_B.tolist())
+            found.finished.extend(part.finished_B.tolist())
+        return found
 
     def _sample(self, loaded: LoadedSet, problems: Sequence[int], rows: range) -> Rollouts:
         stream = f"eval/{loaded.name}/{self.seed}"
@@ -130,6 +167,22 @@ class Suite:
             Draws.keyed(self.spec.seed, stream, 0, rows, self.max_new_tokens, coupled=False),
         )
         return self.engine.rollout(request, student_rollouts(len(rows)), Keep())
+
+
+def _item_rows(loaded: LoadedSet, responses: _Responses, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+    """Rows of items.parquet."""
+    return [
+        {
+            "problem": loaded.problems[i // loaded.samples].id,
+            "sample": i % loaded.samples,
+            "correct": verdict.correct,
+            "reason": verdict.reason,
+            "answer": verdict.answer,
+            "tokens": responses.lengths[i],
+            "finished": responses.finished[i],
+        }
+        for i, verdict in enumerate(verdicts)
+    ]
 
 
 def as_metrics(scores: dict[str, dict[str, Any]]) -> dict[str, float]:

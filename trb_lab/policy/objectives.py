@@ -7,6 +7,7 @@ student side carries gradient. See method, section 1, for where the forms come f
     advantage     w_a ratio_a                                                      that paper's released code
     truncated     p_a (ratio_a + 1); at p = q it pushes mass out of the support    labelled negative control
     full          p_a (ratio_a - KL)                                               closed form, whole vocabulary
+    sampled       ratio_a of the one token that was drawn                          unbiased where it was drawn from p
 
 as coefficients of grad log p_a, with ratio = log p - log q (renormalised first in the first form).
 """
@@ -58,6 +59,16 @@ def truncated(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:
 def full(log_p_NV: Tensor, log_q_NV: Tensor) -> Tensor:
     """KL(p || q) over the whole shared vocabulary."""
     return truncated(log_p_NV, log_q_NV)
+
+
+def sampled(log_p_N: Tensor, log_q_N: Tensor) -> Tensor:
+    """sg[log p - log q] log p of the sampled token: its expected gradient under p is that of the full form."""
+    return (log_p_N - _floor(log_q_N)).detach() * log_p_N
+
+
+def imitation(log_p_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """Negative log-likelihood of given tokens; a token without mass gives a large finite loss."""
+    return -log_p_NV.gather(-1, tokens_N[:, None]).squeeze(-1).clamp_min(-1e4)
 
 
 def coarse_kl(log_p_NK: Tensor, log_q_NK: Tensor) -> Tensor:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
+from pydantic import ValidationError
 
 from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.spec import ExperimentSpec
 from trb_lab.store.metrics import iter_lines
 from trb_lab.store.run_dir import RunDir, Store, read_json
 from trb_lab.store.status import last_error, state_of
 
+from .costs import COST_COLUMNS, training_cost
 from .planned_sets import PlannedSets, curve_columns, keys_of, plain_mean, planned_sets
 
 TRIAL_COLUMNS = [
@@ -39,6 +42,7 @@ TRIAL_COLUMNS = [
 ]
 REFERENCE_COLUMNS = ["role", "model", "run_id", "state", "error", "error_class", "traceback", "score_mean"]
 SCORE_COLUMNS = ["run_id", "set", "pass_at_1", "stderr", "truncated_share", "length_mean"]
+CHECKPOINT_COLUMNS = ["run_id", "updates", "set", "pass_at_1"]
 MEAN = "mean"
 """Name of the column that averages the evaluation sets that every planned trial has."""
 CURVE_SCORE = "score"
@@ -62,8 +66,9 @@ class SweepData:
 
     trials: one row a planned trial (TRIAL_COLUMNS). references: the same columns it shares, one row a
     reference model. scores: one row a (run, evaluation set), trials and references (SCORE_COLUMNS). curves:
-    one row a (run, step): CURVE_COLUMNS and CURVE_SCORE, those that any run has. timing: one row a (run,
-    step): `seconds` of the step without its evaluation. sets: the plan's evaluation sets, as columns are
+    one row a (run, step): CURVE_COLUMNS and CURVE_SCORE, those that any run has. checkpoints: one row a (trial,
+    evaluated checkpoint, set that MEAN averages), the final one included. timing: one row a (run, step): `seconds`
+    of the step without its evaluation. costs: one row a completed trial with a cost ledger (COST_COLUMNS). sets: the plan's evaluation sets, as columns are
     called. mean_sets: those of them that MEAN averages.
     """
 
@@ -76,7 +81,9 @@ class SweepData:
     references: pd.DataFrame
     scores: pd.DataFrame
     curves: pd.DataFrame
+    checkpoints: pd.DataFrame
     timing: pd.DataFrame
+    costs: pd.DataFrame
 
     @property
     def reference_arm(self) -> str | None:
@@ -99,7 +106,7 @@ def collect(store: Store, sweep_name: str) -> SweepData:
     plan = _plan(store, sweep_name)
     sets = planned_sets(plan)
     arms = (plan.get("spec") or {}).get("arms", {})
-    trials, references, scores = [], [], []
+    trials, references, scores, checkpoints, costs = [], [], [], [], []
     curves = [pd.DataFrame(columns=["run_id", "step"])]
     timing = [pd.DataFrame(columns=["run_id", "step", "seconds"])]
     seen: set[str] = set()
@@ -110,7 +117,10 @@ def collect(store: Store, sweep_name: str) -> SweepData:
         if run.run_id not in seen:  # two settings may plan the same trial
             seen.add(run.run_id)
             scores += _score_rows(run, sets)
-            curves.append(_curve(run, sets))
+            curve, evaluated = _curve(run, sets)
+            curves.append(curve)
+            checkpoints += _with_final(evaluated, run, sets)
+            costs += training_cost(run)
             timing.append(_timing(run))
     for planned in plan.get("references", []):
         run = store.reference(planned["run_id"])
@@ -138,6 +148,8 @@ def collect(store: Store, sweep_name: str) -> SweepData:
         references=pd.DataFrame(references, columns=REFERENCE_COLUMNS),
         scores=pd.DataFrame(scores, columns=SCORE_COLUMNS),
         curves=curve_frame,
+        checkpoints=pd.DataFrame(checkpoints, columns=CHECKPOINT_COLUMNS),
+        costs=pd.DataFrame(costs, columns=COST_COLUMNS),
         timing=_stacked(timing),
     )
 
@@ -176,11 +188,25 @@ def _trial_row(planned: dict[str, Any], label: str, run: RunDir) -> dict[str, An
         "seed": int(planned["seed"]),
         "run_id": run.run_id,
         **_state(run),
-        "horizon_steps": int(warmup.get("steps", 0)) if warmup.get("kind", "opd") != "opd" else 0,
+        "horizon_steps": _horizon(spec),
         "kl_budget": warmup.get("kl_budget"),
         "steps": int(spec.get("steps", 0)),
         "code_version": code_version(run),
     }
+
+
+def _horizon(spec: dict[str, Any]) -> int:
+    """Steps in which the arm differs from plain distillation, as its own class says.
+
+    The spec may be one that this installation cannot read (an arm of a package that is not here, a field of
+    another version): then what it calls `steps`, as most arms do.
+    """
+    try:
+        return ExperimentSpec.model_validate(spec).horizon_steps
+    except ValidationError:
+        warmup = spec.get("warmup") or {}
+        steps = warmup.get("steps") if warmup.get("kind", "opd") != "opd" else 0
+        return steps if isinstance(steps, int) else 0
 
 
 def _model_name(model: Any) -> str:
@@ -206,8 +232,10 @@ def _score_rows(run: RunDir, sets: PlannedSets) -> list[dict[str, Any]]:
     ]
 
 
-def _curve(run: RunDir, sets: PlannedSets) -> pd.DataFrame:
-    """One row a step, read line by line; columns that the run has nothing of are absent."""
+def _curve(run: RunDir, sets: PlannedSets) -> tuple[pd.DataFrame, dict[int, list[float]]]:
+    """One row a step, read line by line (columns that the run has nothing of are absent), and updates made ->
+    score on each set that is averaged, for the checkpoints that were evaluated on all of them.
+    """
     rows: list[dict[str, Any]] = []
     measured: list[dict[str, Any]] = []
     last: dict[str, Any] = {}
@@ -219,13 +247,29 @@ def _curve(run: RunDir, sets: PlannedSets) -> pd.DataFrame:
                 {k: v for k, v in line.items() if k.startswith("eval/") and k.endswith("/pass_at_1")}
             )
     columns = curve_columns(sets, _final_sets(run), last) or []
+    evaluated = {}
     for row, scores in zip(rows, measured, strict=True):
         score = plain_mean(scores, columns)
         if score is not None:
             row[CURVE_SCORE] = score
+            evaluated[int(row["step"]) + 1] = [float(scores[c]) for c in columns]
     frame = pd.DataFrame(rows)
     frame.insert(0, "run_id", run.run_id)
-    return frame
+    return frame, evaluated
+
+
+def _with_final(evaluated: dict[int, list[float]], run: RunDir, sets: PlannedSets) -> list[dict[str, Any]]:
+    """Rows of `checkpoints`: what training measured, and the final checkpoint as the result has it."""
+    result = read_json(run.result) or {}
+    keys = keys_of(sets.sets, _final_sets(run))
+    if "steps" in result and all(label in keys for label in sets.common):
+        final = [_final_sets(run)[keys[label]]["pass_at_1"] for label in sets.common]
+        evaluated = {**evaluated, int(result["steps"]): final}
+    return [
+        {"run_id": run.run_id, "updates": updates, "set": label, "pass_at_1": score}
+        for updates, scores in sorted(evaluated.items())
+        for label, score in zip(sets.common, scores, strict=True)
+    ]
 
 
 def _timing(run: RunDir) -> pd.DataFrame:

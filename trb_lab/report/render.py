@@ -18,7 +18,7 @@ def to_markdown(table: Table) -> str:
     column.
     """
     with_runs = any(r.run_ids for r in table.rows)
-    lines = [_pipes(["setting", *map(markdown_escape, table.columns)] + ["runs"] * with_runs)]
+    lines = [_pipes([table.head, *map(markdown_escape, table.columns)] + ["runs"] * with_runs)]
     lines.append(_pipes(["---"] + ["---:"] * len(table.columns) + ["---"] * with_runs))
     for row in table.rows:
         runs = [", ".join(f"`{r}`" for r in row.run_ids)] * with_runs
@@ -51,15 +51,23 @@ def _markdown_cell(cell: Cell) -> str:
 
 def to_html(table: Table, identifier: str) -> str:
     """A <table>; numeric cells carry data-value for sorting; titles are row headers; run ids unfold."""
-    head = "".join(
-        f'<th scope="col"><button type="button">{escape(c)}</button></th>'
-        for c in ["setting", *table.columns]
-    )
+    names = [table.head, *(c.split(": ", 1)[-1] if table.groups else c for c in table.columns)]
+    head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in names)
     body = "\n".join(_html_row(row) for row in table.rows)
     return (
         f'<table id="{escape(identifier)}" class="sortable">\n<caption>{escape(table.title)}</caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        f"<thead>{_html_groups(table)}<tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
     )
+
+
+def _html_groups(table: Table) -> str:
+    """The row above the column names that says what groups of columns are."""
+    if not table.groups:
+        return ""
+    cells = "".join(
+        f'<th scope="colgroup" colspan="{span}">{escape(name)}</th>' for name, span in table.groups
+    )
+    return f'<tr class="groups"><td></td>{cells}</tr>'
 
 
 def _html_row(row: Row) -> str:
@@ -109,10 +117,10 @@ def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
 
     `*` marks the best and its ties. What is missing is told once a row, in the last column.
     """
-    title_width = min(TITLE_WIDTH, max([len(r.title) for r in table.rows] + [len("setting")]))
+    title_width = min(TITLE_WIDTH, max([len(r.title) for r in table.rows] + [len(table.head)]))
     columns = [[c] + [_text_cell(r.cells[i]) for r in table.rows] for i, c in enumerate(table.columns)]
     columns[-1][1:] = [r.cells[-1].note or text for r, text in zip(table.rows, columns[-1][1:], strict=True)]
-    titles = ["setting"] + [_shorten(r.title, title_width) for r in table.rows]
+    titles = [table.head] + [_shorten(r.title, title_width) for r in table.rows]
     blocks: list[list[list[str]]] = [[]]
     used = title_width
     for column in columns:

@@ -34,6 +34,17 @@ class Setting:
     """Set name (and MEAN) -> seed -> pass@1."""
     is_reference: bool
     """Whether this is the one setting that the others are compared with: the reference arm's first."""
+    label: str = ""
+    """The arm's name for people."""
+    point: str = ""
+    """The grid point alone (`kl_budget=0.05 steps=25`); empty where the arm has one setting."""
+    steps: int = 0
+    """Training steps of a run."""
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether the arm becomes plain distillation on the way: some differ from it for the whole run."""
+        return 0 < self.horizon_steps < self.steps
 
     @property
     def planned(self) -> int:
@@ -94,6 +105,9 @@ def settings_of(data: SweepData) -> list[Setting]:
                 states=dict(zip(trials["seed"].astype(int), trials["state"], strict=True)),
                 scores=scores,
                 is_reference=arm == reference and not any(s.is_reference for s in settings),
+                label=str(first["label"]),
+                point=str(setting),
+                steps=int(first["steps"]),
             )
         )
     return settings

@@ -41,12 +41,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns name the cells of a row; the row's title and run ids are not among them."""
+    """Columns name the cells of a row; the row's title and run ids are not among them.
+
+    groups: (title, number of columns) from the left, for a table whose columns are called `title: column`.
+    """
 
     title: str
     columns: list[str]
     rows: list[Row]
     notes: list[str] = field(default_factory=list)
+    groups: list[tuple[str, int]] = field(default_factory=list)
+    head: str = "setting"
+    """What a row is."""
 
 
 def percent(value: float) -> str:
@@ -67,7 +73,7 @@ def signed(value: float) -> str:
     return "0.0" if text in ("-0.0", "+0.0") else text
 
 
-def _interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
     if interval.half_width is None:
         return percent(interval.mean)
     return f"{percent(interval.mean)} ± {100 * interval.half_width:.1f}"
@@ -141,7 +147,7 @@ def _reference_row(data: SweepData, reference: Any, columns: list[str], with_gap
         else:
             cells.append(Cell(_absent(str(reference.state))))
             continue
-        cells.append(Cell(_interval_text(interval), interval.mean, interval.half_width))
+        cells.append(Cell(interval_text(interval), interval.mean, interval.half_width))
     cells += [Cell("")] * with_gap + [Cell("1 model")]
     title = ROLE_TITLES.get(reference.role, reference.role)
     if (data.references["role"] == reference.role).sum() > 1:  # a sweep over pairs of models
@@ -168,7 +174,7 @@ def _score_cell(setting: Setting, column: str, bold: bool) -> Cell:
     note = setting.problems
     if interval.n == 1:
         note = f"1 seed, {note}" if note else "1 seed"
-    return Cell(_interval_text(interval), interval.mean, interval.half_width, bold, note)
+    return Cell(interval_text(interval), interval.mean, interval.half_width, bold, note)
 
 
 def _gap_cell(gap: Difference | None, setting: Setting, reference: Setting) -> Cell:
@@ -209,6 +215,8 @@ def health_table(data: SweepData, settings: list[Setting]) -> Table:
         f"Mean response tokens and share of responses cut at the limit over the last {LAST_STEPS} steps.",
         "Median seconds of a step without its evaluation; trials that shared a machine slowed each other.",
         "Redraw rate: mean total variation between student and behaviour policy over the warmup.",
+        "Warmup: the steps in which an arm differs from plain distillation. Some arms do for the whole run and have "
+        "nothing after it; SFT warmup comes before the first step and is in the cost alone.",
     ]
     return Table("Cost and health", columns, rows, notes)
 

@@ -11,6 +11,8 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from trb_lab.policy.behaviors import StepBehavior
+
 from .cached_model import CachedModel
 from .engine import RolloutRequest
 
@@ -25,7 +27,7 @@ class Batch:
         self,
         request: RolloutRequest,
         slots: int,
-        values_B: Tensor,
+        behavior: StepBehavior,
         student: CachedModel,
         teacher: CachedModel | None,
     ) -> None:
@@ -33,11 +35,14 @@ class Batch:
         self.request, self.slots, self.device = request, slots, device
         self.limit = request.draws.draft_BT.shape[1]
         self.student, self.teacher = student, teacher
-        self.values_B = values_B.to(device)
+        self.values_B = behavior.row_values.to(device)
+        self.is_banked = behavior.is_banked
         self.waiting = deque(range(len(request.student_prompts)))
         self.rows: list[int] = []
         self.row_S = torch.zeros(slots, dtype=torch.int64, device=device)
         self.position_S = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.bank_S = torch.zeros(slots, dtype=torch.float64, device=device)
+        """What the row's tokens so far have left of their values (banked behaviour policies)."""
         draws = request.draws
         self.draft_BT, self.keep_BT, self.redraw_BT = (
             None if part is None else torch.from_numpy(part).to(device)
@@ -55,6 +60,24 @@ class Batch:
     @property
     def position_A(self) -> Tensor:
         return self.position_S[: len(self)]
+
+    @property
+    def bank_A(self) -> Tensor | None:
+        """A copy of what the rows have in the bank; None where the behaviour policy has none."""
+        return self.bank_S[: len(self)].clone() if self.is_banked else None
+
+    @property
+    def values_A(self) -> Tensor:
+        """Annealed value of each row's behaviour policy."""
+        return self.values_B[self.rows_A]
+
+    def save_up(self, kl_AG: Tensor, count_A: Tensor) -> None:
+        """Into the bank: the values of the tokens about to be committed, less the KL that they spent."""
+        bank_A = self.bank_S[: len(self)].clone()
+        for g in range(kl_AG.shape[1]):  # in the order of the tokens, so that blocks change no last digit
+            saved_A = (bank_A + self.values_A - kl_AG[:, g].double()).clamp_min(0.0)
+            bank_A = torch.where(g < count_A, saved_A, bank_A)
+        self.bank_S[: len(self)] = bank_A
 
     def uniforms(self, draws_BT: Tensor | None, tokens: int) -> Tensor:
         """The rows' next draws [A, G]; those beyond the longest response belong to void tokens."""
@@ -99,6 +122,7 @@ class Batch:
             index = torch.tensor(slots, device=self.device)
             self.row_S[index] = torch.tensor(rows, device=self.device)
             self.position_S[index] = 0
+            self.bank_S[index] = 0.0
             self.student.admit(slots, [self.request.student_prompts[row] for row in rows])
             if self.teacher is not None:
                 assert self.request.teacher_prompts is not None
@@ -112,5 +136,6 @@ class Batch:
             for model in self._models():
                 model.move(last, slot)
             self.rows[slot] = self.rows[last]
-            self.row_S[slot], self.position_S[slot] = self.row_S[last], self.position_S[last]
+            for values_S in (self.row_S, self.position_S, self.bank_S):
+                values_S[slot] = values_S[last]
         self.rows.pop()

@@ -61,6 +61,8 @@ class Keep:
     """Ids and teacher log-probs of the student's K likeliest tokens at each position."""
     teacher_hidden: bool = False
     """The teacher's last hidden states, for a loss over the whole vocabulary."""
+    teacher_top: bool = False
+    """The teacher's likeliest token at each position, where it takes part in the rollout."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Rollouts:
     teacher_support_BTK: Tensor | None = None
     """Teacher log-probs on the support."""
     teacher_hidden_BTH: Tensor | None = None
+    teacher_top_BT: Tensor | None = None
+    """int64: the teacher's likeliest token."""
     work: Work | None = None
     """How the batch was made."""
 

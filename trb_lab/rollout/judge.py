@@ -17,7 +17,16 @@ from torch import Tensor
 from trb_lab.models.load import LanguageModel, Pair
 from trb_lab.policy import fused
 from trb_lab.policy.behaviors import StepBehavior
-from trb_lab.policy.coupling import entropy, keep_probability, redraw, redraw_rate, sample
+from trb_lab.policy.coupling import (
+    Target,
+    entropy,
+    keep_probability,
+    kl_divergence,
+    redraw,
+    redraw_rate,
+    sample,
+    total_variation,
+)
 from trb_lab.policy.eos import Scores, canonical_log_probs, canonical_scores
 
 from .engine import Keep
@@ -43,6 +52,8 @@ class TeacherLook(NamedTuple):
     """Annealed value of each row's behaviour policy."""
     keep_AG: Tensor
     redraw_AG: Tensor
+    bank_A: Tensor | None = None
+    """What the row's earlier tokens have left of their values, where the behaviour policy is banked."""
 
 
 class Judge(Protocol):
@@ -62,7 +73,9 @@ class Judge(Protocol):
 
 def judge_for(pair: Pair, behavior: StepBehavior, keep: Keep) -> Judge:
     """The fused path where it applies, else the general one."""
-    if fused.available(pair.student.device) and (behavior.is_trust_region or not behavior.needs_teacher):
+    blends = behavior.is_trust_region and not behavior.is_banked
+    is_plain = not behavior.needs_teacher and behavior.alone is None
+    if fused.available(pair.student.device) and (blends or is_plain):
         return FusedJudge(pair, keep)
     return PlainJudge(pair, behavior, keep)
 
@@ -108,7 +121,8 @@ class PlainJudge:
     def draft(self, logits_AW: Tensor, uniform_A: Tensor) -> Tensor:
         log_p_AV = canonical_log_probs(logits_AW, _stops(self.pair.student))
         self.drafted.append(log_p_AV)
-        return sample(log_p_AV, uniform_A)
+        alone = self.behavior.alone
+        return sample(log_p_AV if alone is None else alone(log_p_AV), uniform_A)
 
     def judge(self, drafts_AG: Tensor, look: TeacherLook | None) -> Verdict:
         block = drafts_AG.shape
@@ -119,7 +133,7 @@ class PlainJudge:
         mu_NV = log_q_NV = None
         if look is not None and self.behavior.target is not None:
             log_q_NV = canonical_log_probs(look.logits_NW, _stops(self.pair.teacher))
-            target = self.behavior.target(log_p_NV, log_q_NV, look.values_A.repeat_interleave(block[1]))
+            target = self._target(log_p_NV, log_q_NV, look, block[1])
             mu_NV = target.log_mu_NV
             kept_N = look.keep_AG.flatten() < keep_probability(log_p_NV, target, drafts_AG.flatten())
             tokens_AG, columns["redrawn"], verified_A = _settle(
@@ -130,6 +144,12 @@ class PlainJudge:
             columns["teacher_entropy"] = entropy(log_q_NV)
             if target.beta_N is not None:
                 columns["beta"] = target.beta_N
+            if self.keep.teacher_top:
+                columns["teacher_top"] = log_q_NV.argmax(-1)
+        elif self.behavior.alone is not None:
+            mu_NV = self.behavior.alone(log_p_NV)
+            columns["kl"] = kl_divergence(mu_NV, log_p_NV)
+            columns["redraw"] = total_variation(log_p_NV, mu_NV)
         picked_N1 = tokens_AG.reshape(-1, 1)
         for name, log_NV in (("student", log_p_NV), ("behavior", mu_NV), ("teacher", log_q_NV)):
             if log_NV is not None:
@@ -139,6 +159,26 @@ class PlainJudge:
             if log_q_NV is not None:
                 columns["teacher_support"] = log_q_NV.gather(-1, columns["support"])
         return _verdict(tokens_AG, verified_A, columns, look)
+
+    def _target(self, log_p_NV: Tensor, log_q_NV: Tensor, look: TeacherLook, block: int) -> Target:
+        """mu at every position of the block."""
+        assert self.behavior.target is not None
+        if look.bank_A is None:
+            return self.behavior.target(log_p_NV, log_q_NV, look.values_A.repeat_interleave(block))
+        # What a token may spend depends on what the tokens before it spent: the block is solved token by token.
+        bank_A, parts = look.bank_A, []
+        for g in range(block):
+            bank_A = bank_A + look.values_A
+            part = self.behavior.target(log_p_NV[g::block], log_q_NV[g::block], bank_A)
+            bank_A = (bank_A - part.kl_N.double()).clamp_min(0.0)
+            parts.append(part)
+        return Target(*(_interleaved(list(column)) for column in zip(*parts, strict=True)))
+
+
+def _interleaved(columns_GA: list[Tensor | None]) -> Any:
+    """[A x G, ...], row by row, of one [A, ...] a token of the block."""
+    present = [column for column in columns_GA if column is not None]
+    return torch.stack(present, dim=1).flatten(0, 1) if present else None
 
 
 class FusedJudge:
@@ -181,6 +221,8 @@ class FusedJudge:
         columns["teacher_entropy"] = solved.teacher_entropy
         if self.keep.top_k is not None:
             columns["teacher_support"] = q.at(columns["support"]) - solved.log_q_normaliser[:, None]
+        if self.keep.teacher_top:
+            columns["teacher_top"] = q.logits_NW[:, : q.size].argmax(-1)
         return _verdict(tokens_AG, verified_A, columns, look)
 
 

@@ -62,6 +62,7 @@ class Recorder:
             support_BTK=column("support"),
             teacher_support_BTK=column("teacher_support"),
             teacher_hidden_BTH=column("teacher_hidden"),
+            teacher_top_BT=column("teacher_top"),
             work=work,
         )
 

@@ -84,6 +84,8 @@ class TorchEngine:
                 rows_A, position_A = batch.rows_A.clone(), batch.position_A.clone()
                 drafts_AG = self.draft(batch, judge, block)
                 verdict = self.verify(batch, judge, drafts_AG, keep)
+                if behavior.is_banked:
+                    batch.save_up(verdict.columns["kl"], verdict.verified_A)
                 count_A, ended = batch.commit(verdict.tokens_AG, verdict.verified_A, stop_id)
                 recorder.add(rows_A, position_A, count_A, verdict.columns)
                 for row, length, finished in ended:
@@ -106,7 +108,7 @@ class TorchEngine:
         rows = min(rows, len(request.student_prompts))
         self.caches.trim(rows, capacities)
         models = {role: self.caches.ready(role, rows, tokens, stack) for role, tokens in capacities.items()}
-        return Batch(request, rows, behavior.row_values, models["student"], models.get("teacher"))
+        return Batch(request, rows, behavior, models["student"], models.get("teacher"))
 
     def draft(self, batch: Batch, judge: Judge, block: int) -> Tensor:
         """The student drafts `block` tokens a row [A, G]."""
@@ -130,9 +132,10 @@ class TorchEngine:
         look = TeacherLook(
             seen.logits_AGW.flatten(0, 1),
             seen.hidden_AGH if keep.teacher_hidden else None,
-            batch.values_B[batch.rows_A],
+            batch.values_A,
             batch.uniforms(batch.keep_BT, block),
             batch.uniforms(batch.redraw_BT, block),
+            batch.bank_A,
         )
         return judge.judge(drafts_AG, look)
 

@@ -33,10 +33,11 @@ def _load(group: str, entry: Any, known: list[type[Spec]]) -> type[Spec]:
         model = entry.load()
     except Exception as error:  # whatever a foreign module raises, the reader must learn whose it is
         raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
-    base = known[0].__mro__[1]
-    if not (isinstance(model, type) and issubclass(model, base) and "kind" in model.model_fields):
+    base: Any = known[0].__mro__[1]
+    fields: dict[str, Any] = getattr(model, "model_fields", {})
+    if not (isinstance(model, type) and issubclass(model, base) and "kind" in fields):
         raise UsageError(f"{where} is not a subclass of {base.__name__} with a field `kind`.")
-    kind = model.model_fields["kind"].default
+    kind = fields["kind"].default
     if kind != entry.name:
         raise UsageError(f"{where} has kind {kind!r}: the entry point must have the same name.")
     if any(kind == other.model_fields["kind"].default for other in known):

@@ -71,8 +71,6 @@ class AdaptiveAnneal(Spec):
     signal: Literal["reverse_kl", "binding_share"] = "reverse_kl"
     """`reverse_kl`: the student's distance to the teacher on visited prefixes. `binding_share`: the share of tokens
     where the teacher lies outside the budget."""
-    smoothing: float = Field(0.8, ge=0, lt=1)
-    """Weight of the past in the moving average of the signal."""
 
 
 def _shorthand(value: Any) -> Any:

@@ -19,6 +19,8 @@ from .schedule import AdaptiveAnneal, Anneal, LinearAnneal, TrbAnneal, annealed
 class ArmSpec(Spec):
     """The base of every arm, third parties' included."""
 
+    kind: str
+    """Which arm: the name that people write."""
     teacher_in_rollout: ClassVar[bool] = True
     """Whether the teacher takes part in rollouts within the horizon."""
 

@@ -96,6 +96,11 @@ class RunDir:
         return self.path / "samples.parquet"
 
     @property
+    def items(self) -> Path:
+        """A parquet data set: every sample of every evaluation, graded; see items.py."""
+        return self.path / "items.parquet"
+
+    @property
     def result(self) -> Path:
         return self.path / "result.json"
 

@@ -1,4 +1,4 @@
-r"""Find the final answer of a response: the content of its last `\boxed{...}`."""
+r"""Find the final answer of a response, the content of its last `\boxed{...}`, and tell spellings of it apart."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def extract_boxed(text: str) -> str | None:
             if start is not None and (last is None or start > last[0]):
                 last = (start, piece.start())
     return None if last is None else text[last[0] : last[1]].strip()
+
+
+_BLANK = re.compile(r"\\(?:left|right)(?![A-Za-z])|\\[,;:! ]|\\?\$|[\s~]+")
+
+
+def normal_form(answer: str) -> str:
+    r"""The answer without what does not change it: blanks, `$`, `\left` and `\right`, a closing full stop; `\frac` for
+    `\dfrac` and `\tfrac`. Nothing is computed: 1/2 and 0.5 stay two spellings.
+    """
+    bare = _BLANK.sub("", answer).removesuffix(".")
+    return re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", bare)

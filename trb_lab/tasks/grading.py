@@ -1,4 +1,4 @@
-"""Grade responses with math-verify, in worker processes, with verdicts remembered.
+"""Grade responses in worker processes, with math-verify or a registered grader, with verdicts remembered.
 
 A verdict is a function of (gold, extracted answer) alone. Seen pairs come from the cache; workers start when
 an unseen pair appears.
@@ -9,24 +9,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Self
 
 from trb_lab.cache import cache_dir
-from trb_lab.errors import MissingExtra, UsageError
+from trb_lab.errors import UsageError
 
-from .answers import extract_boxed
+from .graders import MATH_VERIFY, GraderKind, check_grader, find_grader, known_graders
 from .problem import Problem
 from .verdict_cache import Pair, VerdictCache
 from .verifier_pool import Outcome, VerifierPool
 
-Reason = Literal["correct", "wrong", "no_answer", "timeout", "error"]
+__all__ = ["Grader", "Verdict", "check_golds", "check_grader", "default_cache_path", "known_graders"]
+
+Reason = Literal["correct", "wrong", "unboxed", "empty", "timeout", "error"]
+"""`unboxed`: something was written and holds no answer; `empty`: nothing was, or the box is empty."""
 
 RULES_VERSION = 1
 """Raise it when answers are extracted, marked or limited in another way; part of the cache's file name."""
-MAX_ANSWER_CHARS = 1000
-"""A longer answer is wrong without a check."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,16 @@ class Verdict:
     correct: bool
     reason: Reason
     answer: str | None
-    """What was in the last box; None without a box."""
+    """What was in the last box, or what else the grader extracts; None where it found none."""
 
 
-def default_cache_path() -> Path:
-    """The shared verdict file, named after all that decides a verdict.
+def default_cache_path(kind: GraderKind | None = None) -> Path:
+    """The shared verdict file, named after all that decides a verdict; without `kind` that of math-verify.
 
     Raises MissingExtra without math-verify.
     """
-    try:
-        versions = f"mathverify{version('math-verify')}-latex2sympy{version('latex2sympy2_extended')}"
-    except PackageNotFoundError:
-        raise MissingExtra("Grading", "", package="'math-verify[antlr4_13_2]'") from None
-    return cache_dir() / f"verdicts-{RULES_VERSION}-{versions}.jsonl"
+    kind = kind or find_grader(MATH_VERIFY)
+    return cache_dir() / f"verdicts-{RULES_VERSION}-{kind.version}.jsonl"
 
 
 class Grader:
@@ -59,8 +56,12 @@ class Grader:
     Args:
         workers: processes at most; none runs until an unseen pair appears.
         timeout_seconds: CPU seconds for one pair. Time-outs count apart and are not cached.
-        cache_path: file of shared verdicts; None takes `default_cache_path()`.
-        verifier: `FILE:FUNCTION` that makes another verifier than math-verify's (tests).
+        cache_path: file of shared verdicts; None takes the grader's own, `default_cache_path(kind)`.
+        name: math_verify, or a grader that an installed package registers (`graders.py`).
+        verifier: `FILE.py:NAME` of another verifier in place of the grader's own (tests).
+
+    Raises:
+        UsageError: there is no such grader.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class Grader:
         timeout_seconds: float = 5.0,
         cache_path: Path | None = None,
         *,
+        name: str = MATH_VERIFY,
         verifier: str | None = None,
     ) -> None:
-        self.cache = VerdictCache(default_cache_path() if cache_path is None else cache_path)
-        self.pool = VerifierPool(workers, timeout_seconds, verifier)
+        self.kind = find_grader(name)
+        self.cache = VerdictCache(default_cache_path(self.kind) if cache_path is None else cache_path)
+        self.pool = VerifierPool(workers, timeout_seconds, verifier or self.kind.verifier)
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -91,13 +94,43 @@ class Grader:
         Raises:
             LabError: the workers do not start.
         """
-        pairs = [(gold, extract_boxed(response)) for gold, response in items]
-        outcomes = self.decide((gold, a) for gold, a in pairs if a and len(a) <= MAX_ANSWER_CHARS)
-        verdicts = []
-        for gold, answer in pairs:
-            reason: Reason = outcomes.get((gold, answer), "wrong") if answer else "no_answer"
-            verdicts.append(Verdict(reason == "correct", reason, answer))
-        return verdicts
+        answers = [self._extract(response) for _, response in items]
+        limit = self.kind.max_answer_chars
+        outcomes = self.decide(
+            (gold, answer)
+            for (gold, _), answer in zip(items, answers, strict=True)
+            if isinstance(answer, str) and answer.strip() and (limit is None or len(answer) <= limit)
+        )
+        return [
+            self._verdict(gold, response, answer, outcomes)
+            for (gold, response), answer in zip(items, answers, strict=True)
+        ]
+
+    def vote(self, verdict: Verdict) -> str | None:
+        """What a sample votes for: one text for all spellings of an answer; None where it has no answer."""
+        if verdict.answer is None or verdict.reason in ("unboxed", "empty"):
+            return None
+        return self.kind.spelling(verdict.answer)
+
+    def _extract(self, response: str) -> str | Exception | None:
+        try:
+            return self.kind.extract(response)
+        except Exception as error:  # a registered grader's mistake costs this response, like one in `verify`
+            return error
+
+    def _verdict(
+        self, gold: str, response: str, answer: str | Exception | None, outcomes: dict[Pair, Outcome]
+    ) -> Verdict:
+        reason: Reason
+        if isinstance(answer, Exception):
+            return Verdict(False, "error", None)
+        if answer is None:
+            reason = "unboxed" if response.strip() else "empty"
+        elif not answer.strip():
+            reason = "empty"
+        else:
+            reason = outcomes.get((gold, answer), "wrong")
+        return Verdict(reason == "correct", reason, answer)
 
     def decide(self, pairs: Iterable[Pair]) -> dict[Pair, Outcome]:
         """Outcome of each distinct (gold, answer), from the cache or from the workers."""
@@ -115,13 +148,17 @@ class Grader:
 def check_golds(problems: Sequence[Problem], grader: Grader, *, source: str = "dataset") -> None:
     """Make sure that a right answer can be told: every reference answer must verify against itself.
 
-    Problems without an answer are passed over. Verdicts are cached, so a second check costs nothing.
+    Problems without an answer are passed over, and so is everything where the grader's golds are no answers.
+    Verdicts are cached, so a second check costs nothing.
 
     Raises:
         UsageError: an answer cannot be read; names the first problems concerned.
     """
+    if not grader.kind.golds_are_answers:
+        return
     answered = [(p.id, p.answer) for p in problems if p.answer is not None]
-    pair_of = {gold: (gold, extract_boxed(gold) or gold) for _, gold in answered}
+    # A gold in a box, or in whatever else the grader reads, is checked as the answer that it holds.
+    pair_of = {gold: (gold, _answer_of(gold, grader)) for _, gold in answered}
     outcomes = grader.decide(pair_of.values())
     bad = [(name, gold, outcomes[pair_of[gold]]) for name, gold in answered]
     bad = [entry for entry in bad if entry[2] != "correct"]
@@ -130,7 +167,21 @@ def check_golds(problems: Sequence[Problem], grader: Grader, *, source: str = "d
     shown = "; ".join(
         f"{name}: {gold!r:.80}" + (f" ({why})" if why != "wrong" else "") for name, gold, why in bad[:3]
     )
+    if grader.kind.name == MATH_VERIFY:
+        who, advice = (
+            "math-verify",
+            "Answers are numbers or LaTeX formulas, without words around them; mend them",
+        )
+    else:
+        who, advice = f"grader {grader.kind.name}", "Each must verify against itself; mend them"
     raise UsageError(
-        f"{source}: math-verify cannot read {len(bad)} of {len(answered)} reference answers: {shown}. "
-        "Answers are numbers or LaTeX formulas, without words around them; mend them, or drop these problems."
+        f"{source}: {who} cannot read {len(bad)} of {len(answered)} reference answers: {shown}. "
+        f"{advice}, or drop these problems."
     )
+
+
+def _answer_of(gold: str, grader: Grader) -> str:
+    try:
+        return grader.kind.extract(gold) or gold
+    except Exception:  # it reads responses; a bare gold need not be one
+        return gold

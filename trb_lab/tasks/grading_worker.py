@@ -1,15 +1,15 @@
-r"""The process that runs math-verify: `VerifierPool` starts it as a script; imports nothing of this package.
+r"""The process that runs math-verify, or another grader's `verify`: `VerifierPool` starts it as a script.
 
-Standard input: a JSON line for each pair, `{"gold", "answer"}`. Standard output: `{"ready": true}` once
-math-verify is imported, then `{"outcome": "correct"|"wrong"|"error"}` for each pair in turn. The process ends
-when its input does.
+It imports nothing of this package. Standard input: a JSON line for each pair, `{"gold", "answer"}`. Standard
+output: `{"ready": true}` once the verifier is imported, then `{"outcome": "correct"|"wrong"|"error"}` for each
+pair in turn. The process ends when its input does.
 
 math-verify guards itself with SIGALRM, which raises off the main thread and cannot interrupt one long
 operation on big integers (`5^(5^(5^5))`). Here that guard is off. Instead the kernel kills the process when a
 pair has used its share of CPU time (SIGPROF, which nothing handles), and the parent starts another. CPU time,
 so that a busy machine does not change verdicts.
 
-Usage: python -P grading_worker.py CPU_SECONDS [FILE:FUNCTION]
+Usage: python -P grading_worker.py CPU_SECONDS [FILE.py:NAME | MODULE:NAME]
 """
 
 import json
@@ -20,6 +20,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 MEMORY_BYTES = 2 << 30
 """Address space of a worker. An answer that takes more to compare is wrong."""
@@ -49,16 +50,25 @@ def math_verifier() -> Verify:
 
 
 def load_verifier(reference: str) -> Verify:
-    """The verifier that `FILE:FUNCTION` makes (tests put slow and crashing ones in)."""
+    """The verifier that `FILE.py:NAME` or `MODULE:NAME` names: a function, or an object or class with `verify`."""
+    import importlib
     import importlib.util
 
-    file, _, name = reference.rpartition(":")
-    spec = importlib.util.spec_from_file_location("verifier", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)()
+    where, _, name = reference.rpartition(":")
+    if where.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("verifier", where)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(where)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part)
+    if isinstance(found, type):
+        found = found()
+    return getattr(found, "verify", found)
 
 
 def main() -> None:
@@ -79,8 +89,11 @@ def main() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         if hard == resource.RLIM_INFINITY or hard > MEMORY_BYTES:
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))
-        verify = load_verifier(sys.argv[2]) if len(sys.argv) > 2 else math_verifier()
-        verify("1", "1")  # the first call builds the parsers' tables
+        if len(sys.argv) > 2:
+            verify = load_verifier(sys.argv[2])
+        else:
+            verify = math_verifier()
+            verify("1", "1")  # the first call builds the parsers' tables
     except BaseException:
         reply({"fatal": traceback.format_exc()})
         return

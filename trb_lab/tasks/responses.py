@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,10 +36,15 @@ def response_statistics(
 
 
 def verdict_statistics(verdicts: Sequence[Any]) -> dict[str, float]:
-    """Shares over verdicts; time-outs (and checks that broke) are counted apart from wrong answers."""
+    """Shares over verdicts. Time-outs (and checks that broke) are counted apart from wrong answers, and so are
+    responses without an answer: `unboxed` (something was written, no box), `empty` (nothing was, or an empty box).
+    """
     count = len(verdicts)
+    reasons = Counter(v.reason for v in verdicts)
     return {
         "correct_share": sum(v.correct for v in verdicts) / count,
-        "no_answer_share": sum(v.reason == "no_answer" for v in verdicts) / count,
-        "timeouts": float(sum(v.reason in ("timeout", "error") for v in verdicts)),
+        "no_answer_share": (reasons["unboxed"] + reasons["empty"]) / count,
+        "unboxed_share": reasons["unboxed"] / count,
+        "empty_share": reasons["empty"] / count,
+        "timeouts": float(reasons["timeout"] + reasons["error"]),
     }

@@ -25,7 +25,7 @@ from .verdict_cache import Pair
 Outcome = Literal["correct", "wrong", "timeout", "error"]
 
 START_SECONDS = 120.0
-"""A worker has this long to import math-verify (slow network disks)."""
+"""A worker has this long to import its verifier (slow network disks)."""
 WALL_FACTOR = 4.0
 """A pair may take this many times its CPU limit by the clock, for workers that hang without computing."""
 # The order of sets decides what sympy tries first, so it must not differ between runs.
@@ -54,7 +54,9 @@ class _Worker:
 
     def send(self, pair: Pair, wall_seconds: float) -> None:
         """Start on a pair. Raises OSError when the process is gone."""
-        self.stdin.write(json.dumps({"gold": pair[0], "answer": pair[1]}).encode() + b"\n")
+        message = memoryview(json.dumps({"gold": pair[0], "answer": pair[1]}).encode() + b"\n")
+        while message:  # a signal may cut the write of a message that is longer than the pipe
+            message = message[self.stdin.write(message) :]
         self.pair = pair
         self.deadline = time.monotonic() + (wall_seconds if self.ready else START_SECONDS)
 
@@ -81,7 +83,7 @@ class VerifierPool:
     Args:
         num_workers: processes at most.
         timeout_seconds: CPU seconds for one pair.
-        verifier: `FILE:FUNCTION` that makes another verifier than math-verify's.
+        verifier: `FILE.py:NAME` or `MODULE:NAME` of another verifier than math-verify's; see `graders.py`.
     """
 
     def __init__(self, num_workers: int, timeout_seconds: float, verifier: str | None = None) -> None:
@@ -90,6 +92,7 @@ class VerifierPool:
         # -P: the folder of the script holds modules whose names must not shadow others.
         script = Path(__file__).with_name("grading_worker.py").absolute()
         self._command = [sys.executable, "-P", str(script), str(timeout_seconds)]
+        self._verifier = verifier
         if verifier is not None:
             self._command.append(verifier)
         self._workers: list[_Worker] = []
@@ -176,7 +179,12 @@ class VerifierPool:
         return worker.end()
 
     def _start_failure(self, why: str) -> LabError:
+        module = "math_verify"
+        if self._verifier is not None:
+            module = self._verifier.rpartition(":")[0]
+        advice = f"Check that {module} can be imported there."
+        if not module.endswith(".py"):
+            advice = f"Check that {module} can be imported there: python -c 'import {module}'."
         return LabError(
-            f"a grading worker did not start ({why.strip()}). It runs: {' '.join(self._command)}. "
-            "Check that math-verify works there: python -c 'import math_verify'."
+            f"a grading worker did not start ({why.strip()}). It runs: {' '.join(self._command)}. {advice}"
         )

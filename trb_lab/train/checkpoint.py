@@ -39,6 +39,8 @@ class SavedState:
     """Counters that go on: student and teacher tokens so far."""
     redraw_ratio: float
     """Redraw rate seen over the rate guessed, of the last step with a teacher: the next block lengths follow it."""
+    feedback: dict[str, Any]
+    """What earlier steps have shown (policy/feedback.py), for anneals that follow it."""
     cpu_threads: int | None
     """Threads that the run has used: sums are not associative, so a resume takes as many. None on a GPU."""
 
@@ -105,6 +107,7 @@ def newest(run_dir: RunDir) -> SavedState | None:
                 state["metrics_offset"],
                 state["tokens"],
                 state.get("redraw_ratio", 1.0),
+                state.get("feedback", {}),
                 state.get("cpu_threads"),
             )
     return None

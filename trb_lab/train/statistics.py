@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.policy.arms import ArmStep
 from trb_lab.rollout.engine import Keep, RolloutEngine, Rollouts
 from trb_lab.tasks.grading import Verdict
 from trb_lab.tasks.responses import response_statistics, verdict_statistics
@@ -35,11 +35,11 @@ def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict | None]) -> d
     return {f"rollout/{name}": value for name, value in values.items()}
 
 
-def policy_metrics(rollouts: Rollouts, behavior: StepBehavior) -> dict[str, float]:
+def policy_metrics(rollouts: Rollouts, arm: ArmStep) -> dict[str, float]:
     """`policy/*`: what the behaviour policy did. Token means over the batch, nats where it is a log or a KL."""
     assert rollouts.teacher_logprob_BT is not None and rollouts.teacher_entropy_BT is not None
     values = {
-        "schedule": behavior.value,
+        "schedule": arm.schedule,
         "kl_mean": _token_mean(rollouts.kl_BT, rollouts),
         "kl_max": float(rollouts.kl_BT.max()),
         "redraw_rate": _token_mean(rollouts.redraw_BT, rollouts),
@@ -47,10 +47,11 @@ def policy_metrics(rollouts: Rollouts, behavior: StepBehavior) -> dict[str, floa
         "student_logprob": _token_mean(rollouts.student_logprob_BT, rollouts),
         "teacher_logprob": _token_mean(rollouts.teacher_logprob_BT, rollouts),
     }
-    if behavior.needs_teacher:
+    if arm.behavior.needs_teacher:
         values["redrawn_share"] = _token_mean(rollouts.redrawn_BT, rollouts)
     if rollouts.beta_BT is not None:
         values["beta_mean"] = _token_mean(rollouts.beta_BT, rollouts)
+        values["binding_share"] = _token_mean(rollouts.beta_BT < 1.0, rollouts)
     return {f"policy/{name}": value for name, value in values.items()}
 
 

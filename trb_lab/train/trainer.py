@@ -20,9 +20,11 @@ from typing import Any, Protocol
 import torch
 
 from trb_lab.models.load import Pair
-from trb_lab.policy.behaviors import StepBehavior, behavior_at
+from trb_lab.policy.arms import ArmContext, ArmStep, arm_at
+from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.policy.feedback import Feedback
 from trb_lab.rollout.blocks import BlockChooser
-from trb_lab.rollout.engine import RolloutEngine, RolloutRequest, Rollouts
+from trb_lab.rollout.engine import Keep, RolloutEngine, RolloutRequest, Rollouts
 from trb_lab.seeds import derive
 from trb_lab.spec import ExperimentSpec
 from trb_lab.store.metrics import MetricsWriter
@@ -81,10 +83,10 @@ class Trainer:
         self.optimizer = MasterAdamW(self.pair.student.network, self.spec.optim)
         if self.spec.resources.activation_checkpointing:
             self.pair.student.checkpoint_activations()
-        self.keep = what_to_keep(self.spec.loss)
         self.metrics = MetricsWriter(self.run_dir.metrics)
         self.timing = MetricsWriter(self.run_dir.timing)
         self.next_step = 0
+        self.feedback = Feedback()
         self.tokens = {"student": 0, "teacher_rollout": 0, "teacher_scoring": 0}
 
     def run(self) -> None:
@@ -95,18 +97,19 @@ class Trainer:
             clock = Clock()
             with clock("rollout"):
                 prompts = self.data.prompts_at(step)
-                behavior = behavior_at(self.spec.warmup, step, self.data.rows, self.spec.seed)
-                request = self._with_block(prompts.request, behavior)
-                rollouts = self.engine.rollout(request, behavior, self.keep)
+                arm = self._arm_at(step)
+                behavior, keep = arm.behavior, what_to_keep(self.spec.loss, imitates=arm.imitates is not None)
+                request = self._with_block(prompts.request, behavior, keep)
+                rollouts = self.engine.rollout(request, behavior, keep)
                 self.blocks.observe(behavior, rollouts)
             with clock("scoring"):
                 if rollouts.teacher_logprob_BT is None:
-                    self.engine.score(rollouts, self.keep)
+                    self.engine.score(rollouts, keep)
             self.engine.make_room()
             with clock("grading"):
                 verdicts = self._grade(prompts.problems, rollouts)
             with clock("objective"):
-                stats = self._backward(rollouts)
+                stats = self._backward(rollouts, arm)
             with clock("optimizer"):
                 norm = self.optimizer.step(step)
             self.next_step = step + 1
@@ -117,14 +120,13 @@ class Trainer:
                 "train/grad_norm": norm,
                 "train/lr": learning_rate(self.spec.optim, step),
                 **rollout_metrics(rollouts, verdicts),
-                **policy_metrics(rollouts, behavior),
+                **policy_metrics(rollouts, arm),
             }
+            self.feedback = self.feedback.after(metrics)
             self._count_tokens(rollouts, behavior.needs_teacher)
             if self._is_sampled(step):
                 if behavior.needs_teacher:
-                    metrics["policy/teacher_logprob_gap"] = teacher_logprob_gap(
-                        self.engine, rollouts, self.keep
-                    )
+                    metrics["policy/teacher_logprob_gap"] = teacher_logprob_gap(self.engine, rollouts, keep)
                 self._save_samples(step, prompts.problems, rollouts, verdicts)
             if self._evaluation_is_due():
                 with clock("eval"):
@@ -149,13 +151,16 @@ class Trainer:
         self.next_step = saved.step
         self.tokens.update(saved.tokens)
         self.blocks.redraw_ratio = saved.redraw_ratio
+        self.feedback = Feedback(**saved.feedback)
 
-    def _with_block(self, request: RolloutRequest, behavior: StepBehavior) -> RolloutRequest:
+    def _arm_at(self, step: int) -> ArmStep:
+        at = ArmContext(step, self.data.rows, self.spec.seed, self.spec.steps, self.feedback)
+        return arm_at(self.spec.warmup, at)
+
+    def _with_block(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> RolloutRequest:
         """The request with the step's block length."""
         if self.blocks.needs_costs(behavior):
-            self.blocks.costs = frozen_costs(
-                self.run_dir, self.spec, self.engine, request, behavior, self.keep
-            )
+            self.blocks.costs = frozen_costs(self.run_dir, self.spec, self.engine, request, behavior, keep)
         return replace(request, block_tokens=self.blocks.at(behavior))
 
     def _grade(self, problems: list[Problem], rollouts: Rollouts) -> list[Verdict | None]:
@@ -168,7 +173,7 @@ class Trainer:
             verdicts[i] = verdict
         return verdicts
 
-    def _backward(self, rollouts: Rollouts) -> Any:
+    def _backward(self, rollouts: Rollouts, arm: ArmStep) -> Any:
         resources = self.spec.resources
         network = self.pair.student.network
         network.train(
@@ -179,6 +184,8 @@ class Trainer:
                 self.pair,
                 rollouts,
                 self.spec.loss,
+                target=arm.target,
+                imitates_BT=arm.imitates(rollouts) if arm.imitates else None,
                 token_budget=resources.micro_batch_tokens,
                 chunk_tokens=resources.loss_chunk_tokens,
                 after_backward=self.optimizer.accumulate,
@@ -237,6 +244,7 @@ class Trainer:
             "metrics_offset": self.metrics.offset,
             "tokens": self.tokens,
             "redraw_ratio": self.blocks.redraw_ratio,
+            "feedback": asdict(self.feedback),
             # Nothing more to restore: the data position and every generator follow from (seed, step).
             "data_position": self.next_step * self.spec.rollout.prompts_per_step,
             "seed": self.spec.seed,

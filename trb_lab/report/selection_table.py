@@ -1,0 +1,125 @@
+"""The paper's table layout, one row an arm, under both selection rules side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .arms import Arm, arm_differences
+from .collect import MEAN, SweepData
+from .selection import Chosen
+from .stats import Difference, mean, t_interval
+from .tables import Cell, Row, Table, interval_text, percent, points, signed
+
+AVERAGE = "Avg"
+PAPER, FAIR, FINAL = "paper's rule", "fair rule", "final checkpoint"
+
+
+def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
+    """None where arms have no evaluation set in common, or nothing has finished."""
+    if not data.mean_sets or not any(arm.completed for arm in arms):
+        return None
+    sets = [MEAN, *data.mean_sets] if len(data.mean_sets) > 1 else list(data.mean_sets)
+    gaps = arm_differences(arms, MEAN)
+    reference = next((a for a in arms if a.is_reference), None)
+    names = [AVERAGE if s == MEAN else s for s in sets]
+    against = [] if reference is None else [f"vs {reference.label}"]
+    groups = {
+        PAPER: [*names, "tried", "chosen"],
+        FAIR: [*names, *against, "tried", "optimism", "chosen"],
+        FINAL: [AVERAGE, "runs"],
+    }
+    rows = []
+    for arm in arms:
+        cells = [*_paper_cells(arm, sets), *_fair_cells(arm, sets)]
+        if reference is not None:
+            at = len(groups[PAPER]) + len(names)
+            cells.insert(at, _gap_cell(arm, reference, gaps.get(arm.name)))
+        cells += [_final_cell(arm), Cell(str(arm.completed), float(arm.completed), note=arm.problems)]
+        rows.append(Row(arm.label, "baseline" if arm.is_reference else "arm", cells))
+    return Table(
+        title="Two selection rules, pass@1 (%)",
+        columns=[f"{group}: {column}" for group, columns in groups.items() for column in columns],
+        rows=rows,
+        notes=_notes(arms, reference),
+        groups=[(group, len(columns)) for group, columns in groups.items()],
+        head="arm",
+    )
+
+
+def _paper_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
+    if arm.paper is None:
+        return [Cell("–")] * (len(sets) + 2)
+    means = [mean(arm.paper.scores[name].values()) for name in sets]
+    scores = [Cell(percent(value), value) for value in means]
+    return [*scores, _tried(arm.paper_tried), Cell(arm.describe(arm.paper))]
+
+
+def _fair_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
+    if arm.fair is None:
+        return [Cell("–", note="no item scores" if arm.completed else ""), *[Cell("–")] * (len(sets) + 2)]
+    cells = []
+    for name in sets:
+        interval = t_interval(list(arm.fair.scores[name].values()))
+        note = "1 seed" if interval.n == 1 else ""
+        cells.append(Cell(interval_text(interval), interval.mean, interval.half_width, note=note))
+    gain = optimism(arm.paper, arm.fair)
+    told = Cell("–") if gain is None else Cell(signed(gain), gain)
+    return [*cells, _tried(arm.fair_tried), told, Cell(arm.describe(arm.fair))]
+
+
+def optimism(paper: Chosen | None, fair: Chosen | None) -> float | None:
+    """How much higher the paper's rule reports, on the seeds that both rules scored."""
+    if paper is None or fair is None:
+        return None
+    seeds = set(paper.scores[MEAN]) & set(fair.scores[MEAN])
+    gaps = [mean(rule.scores[MEAN][s] for s in seeds) for rule in (paper, fair)] if seeds else []
+    return gaps[0] - gaps[1] if gaps else None
+
+
+def _tried(number: int) -> Cell:
+    return Cell(str(number), float(number))
+
+
+def _final_cell(arm: Arm) -> Cell:
+    if not arm.final:
+        return Cell("–")
+    interval = t_interval(list(arm.final.values()))
+    return Cell(interval_text(interval), interval.mean, interval.half_width)
+
+
+def _gap_cell(arm: Arm, reference: Arm, gap: Difference | None) -> Cell:
+    if arm is reference or gap is None:
+        return Cell("–")
+    notes = [] if gap.paired or gap.n == 1 else ["unpaired"]
+    notes += [] if arm.fair is not None and reference.fair is not None else ["final checkpoints"]
+    return Cell(points(gap), gap.mean, gap.half_width, note=", ".join(notes))
+
+
+def _notes(arms: Sequence[Arm], reference: Arm | None) -> list[str]:
+    notes = [
+        "Paper's rule: of all settings and evaluated checkpoints of an arm (their number is in `tried`), the one with the "
+        "highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more.",
+        "Fair rule: the choice is made on one half of the problems and on the other seeds, and scored on the other half and "
+        "the seed left out; then the halves change places. Intervals are Student-t over seeds. The halves are fixed by the "
+        "problems' ids, the same for every arm. `chosen` names the commonest choice.",
+        "Optimism: points by which the paper's rule reports more than the fair rule.",
+        "Final checkpoint: no choice at all, the mean over all settings of the arm.",
+    ]
+    if reference is not None:
+        notes.append(
+            f"vs {reference.label}: difference of {AVERAGE} under the fair rule in points, paired by seed, with its 95 % "
+            "interval, not corrected for the number of arms."
+        )
+    scored = [a for a in arms if a.completed]
+    if any(a.fair and len(a.fair.scores[MEAN]) == 1 for a in scored):
+        notes.append(
+            "An arm with one finished seed has to choose on the seed that it is scored on: what its training owes to luck stays "
+            "in the score, and there is no interval."
+        )
+    absent = [a.label for a in scored if a.fair is None]
+    if absent:
+        notes.append(
+            f"Without item scores for every finished run, and so without the fair rule: {', '.join(absent)}. Compare their "
+            "final checkpoints. Runs made before item scores were kept have none."
+        )
+    return notes
