@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from scipy.stats import chi2
@@ -24,12 +25,28 @@ from trb_lab.policy.coupling import kl_divergence
 from trb_lab.rollout.blocks import BlockChooser, CostTable
 from trb_lab.rollout.engine import Draws, Keep, RolloutRequest, Rollouts
 from trb_lab.rollout.torch_engine import TorchEngine
-from trb_lab.spec.warmup import MixtureWarmup, OpdWarmup, TeacherForcedWarmup, TrbWarmup, Warmup
+from trb_lab.spec.warmup import (
+    FixedEpsilonWarmup,
+    MixtureWarmup,
+    OpdWarmup,
+    SakiWarmup,
+    SftWarmup,
+    SkdWarmup,
+    TeacherForcedWarmup,
+    TemperatureWarmup,
+    TrbWarmup,
+    VetoWarmup,
+    Warmup,
+)
 
 PROMPTS = (([3, 4], [5, 2, 4]), ([5], [3]), ([2, 3, 4, 5, 2], [2, 2]))
 """(student, teacher) prompts of unequal length; rows of a request take them in turn."""
 END = -1
-TAU, TOP_K, TEACHER_TAU = 0.7, 2, 0.6
+SIZE = 6
+"""Shared vocabulary of the pair that the arms' top-Ks are made for."""
+TAU, TEACHER_TAU = 0.7, 0.6
+BANKED = 0.5
+"""Budget of the arm with a bank: on this pair the teacher lies within it at some prefixes and beyond it at others."""
 
 
 # ---- arms ------------------------------------------------------------------------------------------------------
@@ -41,10 +58,12 @@ class Arm:
 
     behavior: Callable[[int], StepBehavior]
     """rows -> behaviour policy"""
-    mu: Callable[[Tensor, Tensor, float], Tensor]
-    """(p_PV, q_PV, the row's annealed value) -> mu_PV, float64"""
+    mu: Callable[[Tensor, Tensor, Any], Tensor]
+    """(p_PV, q_PV, the row's annealed value, or one a prefix [P]) -> mu_PV, float64"""
     redraw_rate: Callable[[Tensor, Tensor], Tensor] | None = None
     """(p_PV, q_PV) -> probability of a redraw [P]; None is TV(p, mu)."""
+    is_banked: bool = False
+    """The value of a prefix is what its tokens have left of one value each, and one more."""
 
 
 def _of(warmup: Warmup, step: int = 0) -> Callable[[int], StepBehavior]:
@@ -66,7 +85,7 @@ def blend_of(p_PV: Tensor, q_PV: Tensor, beta_P: Tensor) -> tuple[Tensor, Tensor
     return log_mu_PV.exp(), (log_mu_PV.exp() * gap_PV).sum(-1)
 
 
-def _trust_region(p_PV: Tensor, q_PV: Tensor, eps: float) -> Tensor:
+def _trust_region(p_PV: Tensor, q_PV: Tensor, eps: float | Tensor) -> Tensor:
     """The largest feasible beta by bisection."""
     low_P, high_P = torch.zeros(len(p_PV), dtype=torch.float64), torch.ones(len(p_PV), dtype=torch.float64)
     low_P = torch.where(blend_of(p_PV, q_PV, high_P)[1] <= eps, 1.0, low_P)
@@ -77,6 +96,34 @@ def _trust_region(p_PV: Tensor, q_PV: Tensor, eps: float) -> Tensor:
     return blend_of(p_PV, q_PV, low_P)[0]
 
 
+def kl_of(mu_PV: Tensor, p_PV: Tensor) -> Tensor:
+    """KL(mu || p) [P]."""
+    return torch.special.xlogy(mu_PV, torch.where(mu_PV > 0, mu_PV / p_PV, 1.0)).sum(-1)
+
+
+def banked_values(arm: Arm, p_BTV: Tensor, q_BTV: Tensor, value_B: Tensor) -> Tensor:
+    """What each position of some rows may spend [B, T]: a value a token so far, less the KL spent before it."""
+    bank_B, allowed = torch.zeros_like(value_B), []
+    for t in range(p_BTV.shape[1]):
+        allowed.append(bank_B + value_B)
+        mu_BV = arm.mu(p_BTV[:, t], q_BTV[:, t], allowed[-1])
+        bank_B = (allowed[-1] - kl_of(mu_BV, p_BTV[:, t])).clamp_min(0.0)
+    return torch.stack(allowed, dim=1)
+
+
+def mu_at(arm: Arm, p_BTV: Tensor, q_BTV: Tensor, mask_BT: Tensor, value_B: Tensor) -> Tensor:
+    """mu [N, V] at the positions of some rows."""
+    p_NV, q_NV = p_BTV[mask_BT], q_BTV[mask_BT]
+    if arm.is_banked:
+        return arm.mu(p_NV, q_NV, banked_values(arm, p_BTV, q_BTV, value_B)[mask_BT])
+    values_N = value_B[:, None].expand(mask_BT.shape)[mask_BT]
+    mu_NV = torch.zeros_like(p_NV)
+    for value in values_N.unique().tolist():
+        of = values_N == value
+        mu_NV[of] = arm.mu(p_NV[of], q_NV[of], value)
+    return mu_NV
+
+
 def _driven(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
     return q_PV if value > 0 else p_PV
 
@@ -85,35 +132,43 @@ def _mixed(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
     return (1 - value) * p_PV + value * q_PV
 
 
-def _warm(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
-    powered_PV = p_PV ** (1 / TAU)
+def _powered(probabilities_PV: Tensor, tau: float) -> Tensor:
+    powered_PV = probabilities_PV ** (1 / tau)
     return powered_PV / powered_PV.sum(-1, keepdim=True)
 
 
-def _warm_target(log_p_NV: Tensor, log_q_NV: Tensor, value_N: Tensor) -> Target:
-    """A third party's arm: mu = p^(1/tau), with the maximal coupling."""
+def _student(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
+    return p_PV
+
+
+def _third_party_target(log_p_NV: Tensor, log_q_NV: Tensor, value_N: Tensor) -> Target:
+    """A behaviour policy that the project does not have: p^(1/tau) by the maximal coupling, the teacher looking on."""
     log_mu_NV = (log_p_NV / TAU).log_softmax(-1)
     return Target(log_mu_NV, kl_divergence(log_mu_NV, log_p_NV))
 
 
-def _outside_top(q_PV: Tensor) -> Tensor:
-    return torch.ones_like(q_PV).scatter(-1, q_PV.topk(TOP_K, -1).indices, 0.0)
+def _outside(q_PV: Tensor, top_k: int) -> Tensor:
+    """1 where a token is not among the teacher's top-K."""
+    rank_PV = (q_PV[..., None, :] > q_PV[..., :, None]).sum(-1)
+    return (rank_PV >= top_k).double()
 
 
-def _skd(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
-    """Drafts outside the teacher's top-K are redrawn from the teacher at its temperature (arXiv 2410.11325)."""
-    outside_PV = _outside_top(q_PV)
-    cold_PV = q_PV ** (1 / TEACHER_TAU)
-    cold_PV = cold_PV / cold_PV.sum(-1, keepdim=True)
-    return p_PV * (1 - outside_PV) + (p_PV * outside_PV).sum(-1, keepdim=True) * cold_PV
+def _skd_arm(top_k: int, variant: str) -> Arm:
+    """Enumerates draft, tested token and replacement, one after the other."""
 
+    def mu(p_PV: Tensor, q_PV: Tensor, value: float) -> Tensor:
+        outside_PV, cold_PV = _outside(q_PV, top_k), _powered(q_PV, TEACHER_TAU)
+        mu_PV = torch.zeros_like(p_PV)
+        for draft in range(p_PV.shape[-1]):
+            for tested in [draft] if variant == "published" else range(p_PV.shape[-1]):
+                chance_P = p_PV[:, draft] * (1.0 if variant == "published" else p_PV[:, tested])
+                replaced_P = chance_P * outside_PV[:, tested]
+                mu_PV[:, draft] += chance_P - replaced_P
+                mu_PV += replaced_P[:, None] * cold_PV
+        return mu_PV
 
-def _skd_target(log_p_NV: Tensor, log_q_NV: Tensor, value_N: Tensor) -> Target:
-    """An arm with a rule of its own: it names what is kept and what a rejected draft is redrawn from."""
-    log_mu_NV = _skd(log_p_NV.exp(), log_q_NV.exp(), 0.0).log()
-    keep_NV = 1.0 - _outside_top(log_q_NV)
-    log_redraw_NV = (log_q_NV / TEACHER_TAU).log_softmax(-1)
-    return Target(log_mu_NV, kl_divergence(log_mu_NV, log_p_NV), keep_NV=keep_NV, log_redraw_NV=log_redraw_NV)
+    spec = SkdWarmup(top_k=top_k, teacher_temperature=TEACHER_TAU, variant=variant)
+    return Arm(_of(spec), mu, lambda p, q: (p * _outside(q, top_k)).sum(-1))
 
 
 def third_party(target: Callable[[Tensor, Tensor, Tensor], Target], rows: int) -> StepBehavior:
@@ -126,16 +181,35 @@ def _budget_of(eps: float, rows: int) -> StepBehavior:
 
 BUDGETS = (0.0, 0.001, 0.01, 0.05, 0.5, float("inf"))
 ARMS = {
-    "opd": Arm(_of(OpdWarmup()), lambda p, q, value: p),
+    "opd": Arm(_of(OpdWarmup()), _student),
     **{f"trb_{eps}": Arm(partial(_budget_of, eps), _trust_region) for eps in BUDGETS},
     "fixed_budget": Arm(_of(TrbWarmup(kl_budget=0.05, anneal="constant", steps=10), 9), _trust_region),
+    "fixed_epsilon": Arm(_of(FixedEpsilonWarmup(kl_budget=0.05), 99), _trust_region),
+    "trb_banked": Arm(
+        _of(TrbWarmup(kl_budget=BANKED, kl_budget_mode="sequence")), _trust_region, is_banked=True
+    ),
     "mixture": Arm(_of(MixtureWarmup(weight=0.5, steps=10)), _mixed),
     "mixture_sequence": Arm(_of(MixtureWarmup(weight=0.5, level="sequence", steps=10)), _driven),
     "teacher_forced": Arm(_of(TeacherForcedWarmup(share=1.0, steps=10)), _driven),
     "teacher_forced_half": Arm(_of(TeacherForcedWarmup(share=0.5, steps=10)), _driven),
-    "temperature": Arm(partial(third_party, _warm_target), _warm),
-    "skd": Arm(partial(third_party, _skd_target), _skd, lambda p, q: (p * _outside_top(q)).sum(-1)),
+    "temperature": Arm(_of(TemperatureWarmup(temperature=TAU)), lambda p, q, value: _powered(p, TAU)),
+    "temperature_later": Arm(
+        _of(TemperatureWarmup(temperature=TAU, steps=10), 4), lambda p, q, value: _powered(p, 0.82)
+    ),
+    "sft": Arm(_of(SftWarmup()), _student),
+    **{
+        f"skd_{k}_{variant}": _skd_arm(k, variant)
+        for variant in ("published", "released_code")
+        for k in (1, 2, SIZE)
+    },
+    "veto": Arm(_of(VetoWarmup(b_start=0.8)), _student),
+    "saki": Arm(
+        _of(SakiWarmup(kl_budget=0.05, steps=50), 25), lambda p, q, value: _trust_region(p, q, 0.025)
+    ),
+    "third_party": Arm(partial(third_party, _third_party_target), lambda p, q, value: _powered(p, TAU)),
 }
+STUDENT_ALONE = ("opd", "sft", "veto", "temperature", "temperature_later")
+"""Arms without the teacher: nothing is redrawn."""
 
 
 # ---- requests --------------------------------------------------------------------------------------------------
@@ -247,7 +321,24 @@ class Enumeration:
         return torch.cat(parts)
 
     def mu(self, arm: Arm, kind: int, value: float) -> Tensor:
-        return arm.mu(self.p[kind], self.q[kind], value)
+        p_PV, q_PV = self.p[kind], self.q[kind]
+        if not arm.is_banked:
+            return arm.mu(p_PV, q_PV, value)
+        return arm.mu(p_PV, q_PV, self._allowed(arm, kind, value))
+
+    def _allowed(self, arm: Arm, kind: int, value: float) -> Tensor:
+        """What a token after each prefix may spend [P]: its own value, and what the prefix has left over."""
+        left, parts = {}, []
+        for _, group in itertools.groupby(self.prefixes, key=len):
+            prefixes = list(group)
+            p_PV, q_PV = (
+                side[kind][[self.place[prefix] for prefix in prefixes]] for side in (self.p, self.q)
+            )
+            saved = [left[prefix[:-1]] if prefix else 0.0 for prefix in prefixes]
+            parts.append(torch.tensor(saved, dtype=torch.float64) + value)
+            spent_P = kl_of(arm.mu(p_PV, q_PV, parts[-1]), p_PV)
+            left.update(zip(prefixes, (parts[-1] - spent_P).clamp_min(0.0).tolist(), strict=True))
+        return torch.cat(parts)
 
     def cells(self, arm: Arm, kind: int, value: float) -> dict[tuple[int, ...], float]:
         """Probability of each response; it ends with the stop token or at `depth`."""

@@ -30,6 +30,7 @@ VERBS = [
     "sync",
     "clean",
     "bench",
+    "diagnose",
     "models",
 ]
 
@@ -55,8 +56,9 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "verb",
     [
-        *(v for v in VERBS if v != "models"),
-        *(["models list", "models make-pair", "models export", "models fetch"]),
+        *(v for v in VERBS if v not in ("models", "diagnose")),
+        *(["models list", "models make-pair", "models export", "models prune", "models fetch"]),
+        *(["diagnose continuation", "diagnose excerpts", "diagnose first-steps", "diagnose positions"]),
     ],
 )
 def test_every_verb_explains_itself_with_an_example(capsys: pytest.CaptureFixture[str], verb: str) -> None:

@@ -13,7 +13,7 @@ RANKS = {
     **dict.fromkeys(["store", "models", "tasks", "policy", "worker"], 1),
     **dict.fromkeys(["rollout", "train", "evaluate", "search", "launch", "report"], 2),
     **dict.fromkeys(["trial", "experiment", "sweep", "sweep_plan", "sweep_view", "overview"], 3),
-    **dict.fromkeys(["cleanup", "evaluation", "bench", "check"], 3),
+    **dict.fromkeys(["cleanup", "evaluation", "bench", "check", "diagnostics"], 3),
     **dict.fromkeys(["commands", "cli"], 4),
 }
 SIDEWAYS = {

@@ -42,7 +42,7 @@ def test_status_shows_counts_scores_and_why_a_trial_failed(lab: Lab, capsys: pyt
     text = capsys.readouterr().out
     assert "fake: which arm?\n5 completed, 1 failed\n" in text
     failed = next(line for line in text.splitlines() if line.startswith("opd-s1"))
-    assert failed.split()[-6:] == ["2/4", "-", "boom", "at", "a", "step"]
+    assert failed.split()[-7:] == ["2/4", "-", "code:", "boom", "at", "a", "step"]
     assert "kl_budget=0.01" in text
     overview.show_status(lab.store, "fake", as_json=True)
     sweep = json.loads(capsys.readouterr().out)["sweeps"][0]

@@ -16,8 +16,10 @@ from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet, EvalSetField
 from trb_lab.spec.experiment import EvalSpec, ModelSpec, PromptSpec, ResourcesSpec, RolloutSpec
+from trb_lab.spec.named_sets import evaluation_forms
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import attempt_count
+from trb_lab.tasks.graders import MATH_VERIFY
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
 from trb_lab.trial import set_fingerprint
@@ -38,9 +40,14 @@ def evaluate_model(
     dtype: Any = "auto",
     seed: int = 0,
     weights: dict[str, Any] | None = None,
+    grader: str = MATH_VERIFY,
+    items_in: RunDir | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """pass@1 of `model` on the sets, as `final` of result.json. The partner shares its vocabulary and stop event."""
+    """Scores of `model` on the sets, as `final` of result.json. The partner shares its vocabulary and stop event.
+
+    The item scores go to the run directory `items_in`, as those of an untrained model.
+    """
     import torch
 
     if resources.cpu_threads is not None:
@@ -54,19 +61,19 @@ def evaluate_model(
         resources.loss_chunk_tokens,
         rollout.batch_invariant,
     )
-    with Grader(resources.grading_workers, resources.grading_timeout_seconds) as grader:
+    with Grader(resources.grading_workers, resources.grading_timeout_seconds, name=grader) as judge:
         suite = Suite(
             sets,
             evaluation,
             prompt,
             pair.student,
             engine,
-            grader,
+            judge,
             seed=seed,
             max_prompt_tokens=rollout.max_prompt_tokens,
             max_new_tokens=evaluation.max_new_tokens or rollout.max_new_tokens,
         )
-        scores = suite.evaluate(should_stop)
+        scores = suite.evaluate(run_dir=items_in, should_stop=should_stop)
     return {"mean_pass_at_1": mean_score(scores), "sets": scores}
 
 
@@ -90,6 +97,8 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
             rollout=RolloutSpec.model_validate(config["rollout"]),
             resources=ResourcesSpec.model_validate(config.get("resources", {})),
             dtype=config["dtype"],
+            grader=config.get("grader", MATH_VERIFY),
+            items_in=run_dir,
             should_stop=should_stop,
         )
         for eval_set in evaluation.sets:
@@ -114,6 +123,7 @@ def evaluate_target(
     *,
     sets: Sequence[str] = (),
     samples: int | None = None,
+    at_k: Sequence[int] = (),
     seed: int = 0,
     max_new_tokens: int | None = None,
 ) -> dict[str, Any]:
@@ -122,17 +132,15 @@ def evaluate_target(
     Args:
         target: run id (or a prefix of one), run directory, or model.
         sets: short forms such as arith/hard; none takes the run's own sets, or the bundled test sets.
-        samples: samples a problem; None takes the run's setting, or 4.
+        samples: samples a problem, of every set; None takes the run's settings, or 4.
+        at_k: k of pass@k, mean@k and maj@k; none takes the run's, or the number of samples.
         seed: a run's own training seed gives the draws of its final evaluation.
     """
     run_dir = _find_run(target, store)
-    changes = {
-        k: v for k, v in {"samples": samples, "max_new_tokens": max_new_tokens}.items() if v is not None
-    }
     if run_dir is None:
         chosen = parse_sets(sets or DEFAULT_SETS)
         model = _model_or_error(target, store)
-        evaluation = EvalSpec(**{"samples": 4, **changes})
+        chosen, evaluation = _changed(chosen, EvalSpec(samples=4), samples, at_k, max_new_tokens)
         final = evaluate_model(
             model, model, chosen, evaluation=evaluation, prompt=PromptSpec(),
             rollout=RolloutSpec(max_new_tokens=max_new_tokens or 128), resources=ResourcesSpec(), seed=seed,
@@ -147,12 +155,36 @@ def evaluate_target(
         raise UsageError(
             f"{run_dir.run_id} names no evaluation sets: give --sets, for example --sets arith/hard."
         )
+    chosen, evaluation = _changed(chosen, spec.eval, samples, at_k, max_new_tokens)
     final = evaluate_model(
-        spec.student, spec.teacher, chosen, evaluation=spec.eval.model_copy(update=changes), prompt=spec.prompt,
+        spec.student, spec.teacher, chosen, evaluation=evaluation, prompt=spec.prompt,
         rollout=spec.rollout, resources=spec.resources, dtype=spec.dtype, seed=seed,
-        weights=checkpoint.load_student(saved),
+        weights=checkpoint.load_student(saved), grader=spec.grader,
     )  # fmt: skip
     return {"target": run_dir.run_id, "kind": "run", "updates": saved.step, "seed": seed, **final}
+
+
+def _changed(
+    sets: list[EvalSet], spec: EvalSpec, samples: int | None, at_k: Sequence[int], max_new_tokens: int | None
+) -> tuple[list[EvalSet], EvalSpec]:
+    """Sets and settings with what was asked for on top. Raises UsageError for a k that needs more samples."""
+    if samples is not None:
+        sets = [entry.model_copy(update={"samples": samples}) for entry in sets]
+    fewest = min(entry.samples or spec.samples for entry in sets)
+    largest = max(at_k, default=1)
+    if largest > fewest:
+        raise UsageError(
+            f"--at-k {largest} needs as many samples of each problem, and there are {fewest}: "
+            f"add --samples {largest}."
+        )
+    ks = list(at_k) or (spec.at_k and [k for k in spec.at_k if k <= fewest])
+    return sets, spec.model_copy(
+        update={
+            "samples": samples or spec.samples,
+            "at_k": ks,
+            "max_new_tokens": max_new_tokens or spec.max_new_tokens,
+        }
+    )
 
 
 def parse_sets(names: Sequence[str]) -> list[EvalSet]:
@@ -164,8 +196,8 @@ def parse_sets(names: Sequence[str]) -> list[EvalSet]:
             found.append(adapter.validate_python(name))
         except ValueError:
             raise UsageError(
-                f"evaluation set '{name}' is not known; short forms are {', '.join(DEFAULT_SETS)}."
-                f"{did_you_mean(name, DEFAULT_SETS)}"
+                f"evaluation set '{name}' is not known; short forms are {', '.join(evaluation_forms.names)}."
+                f"{did_you_mean(name, evaluation_forms.names)}"
             ) from None
     return found
 

@@ -17,6 +17,7 @@ from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.store import locks
 from trb_lab.store.identity import differences
+from trb_lab.store.items import rename_set
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.provenance import collect
 from trb_lab.store.run_dir import RunDir, read_json, write_json
@@ -24,6 +25,7 @@ from trb_lab.store.status import attempt_count, missing_sets
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
 from trb_lab.train.data import TrainingData
+from trb_lab.train.ledger import run_cost, run_seconds
 from trb_lab.train.progress import ProgressLine
 from trb_lab.train.trainer import Trainer
 from trb_lab.trial import plan_trial, set_fingerprint
@@ -49,7 +51,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
         saved = checkpoint.newest(run_dir)
         pair = _load(spec, saved)
         collect(run_dir, spec, attempt, device=pair.student.device)
-        with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
+        with _grader(spec) as grader:
             engine = _engine(spec, pair)
             suite = _suite(spec, spec.eval.sets, pair.student, engine, grader)
             trainer = Trainer(
@@ -60,8 +62,10 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 data=TrainingData(spec, pair, grader),
                 engine=engine,
                 grader=grader,
-                evaluate=lambda: as_metrics(suite.evaluate()),
-                reporter=ProgressLine(spec.steps, saved.step if saved else 0),
+                evaluate=lambda step: as_metrics(
+                    suite.evaluate(step, run_dir=run_dir, should_stop=should_stop)
+                ),
+                reporter=_progress(spec, saved),
                 should_stop=should_stop,
                 blocks=BlockChooser(_fixed_block(spec)),
             )
@@ -86,7 +90,7 @@ def _load(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> Pair:
     if threads is not None:
         torch.set_num_threads(threads)
     pair = load_pair(spec.student, spec.teacher, device, pick_dtype(spec.dtype, device))
-    check_support(spec.loss, pair.vocabulary)
+    check_support(spec.loss, pair.vocabulary, spec.warmup)
     return pair
 
 
@@ -104,6 +108,15 @@ def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
         resources.loss_chunk_tokens,
         spec.rollout.batch_invariant,
     )
+
+
+def _progress(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> ProgressLine:
+    return ProgressLine(spec.steps, saved.step, saved.sft_updates or 0) if saved else ProgressLine(spec.steps)
+
+
+def _grader(spec: ExperimentSpec) -> Grader:
+    resources = spec.resources
+    return Grader(resources.grading_workers, resources.grading_timeout_seconds, name=spec.grader)
 
 
 def _suite(
@@ -134,7 +147,7 @@ def _final_sets(run_dir: RunDir, spec: ExperimentSpec, suite: Suite) -> dict[str
             **entry,
             "fingerprint": prints[loaded.name],
             "num_problems": len(loaded.problems),
-            "num_samples": suite.spec.samples,
+            "num_samples": loaded.samples,
         }
     return sets
 
@@ -149,20 +162,15 @@ def _write_result(
         "steps": spec.steps,
         "final": {"mean_pass_at_1": mean_score(sets), "sets": sets},
         "tokens": trainer.tokens,
+        "cost": run_cost(run_dir, trainer.gpus),
         "prompts_dropped": trainer.data.num_dropped,
-        "seconds_total": _total_seconds(run_dir),
+        "seconds_total": run_seconds(run_dir),
         "seconds_last_attempt": time.time() - started,
         "attempts": attempt_count(run_dir),
         "finished": time.time(),
     }
     write_json(run_dir.result, result)
     return result
-
-
-def _total_seconds(run_dir: RunDir) -> float:
-    """Seconds of the steps that count: of each step, the last time that it was run."""
-    latest = {line["step"]: line["seconds"]["total"] for line in read_metrics(run_dir.timing)}
-    return float(sum(latest.values()))
 
 
 def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, Any]) -> dict[str, Any]:
@@ -177,13 +185,17 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
             raise LabError(f"{run_dir.path} has no checkpoint left to evaluate {', '.join(names)} from.")
         pair = _load(spec, saved)
         load_weights(pair.student.network, checkpoint.load_student(saved))
-        with Grader(spec.resources.grading_workers, spec.resources.grading_timeout_seconds) as grader:
-            scores = _suite(spec, missing, pair.student, _engine(spec, pair), grader).evaluate()
-        sets = dict(result["final"]["sets"])
+        with _grader(spec) as grader:
+            suite = _suite(spec, missing, pair.student, _engine(spec, pair), grader)
+            sets = dict(result["final"]["sets"])
+            for name in names:
+                old = sets.get(name)
+                if old is not None:  # another sweep's set of that name: its scores stay, under a longer one
+                    longer = f"{name}@{old.get('fingerprint')}"
+                    sets[longer] = old
+                    rename_set(run_dir, name, longer)
+            scores = suite.evaluate(saved.step - 1, run_dir=run_dir)
         for name, entry in scores.items():
-            old = sets.get(name)
-            if old is not None:  # another sweep's set of the same name: its score stays, under a longer name
-                sets[f"{name}@{old.get('fingerprint')}"] = old
             sets[name] = {**entry, "fingerprint": prints[name]}
         mean = mean_score({name: entry for name, entry in sets.items() if name in prints})
         result = {**result, "final": {"mean_pass_at_1": mean, "sets": sets}, "finished": time.time()}

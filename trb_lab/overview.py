@@ -92,6 +92,7 @@ def _run_status(run: RunDir) -> dict[str, Any]:
     state = TrialState.RUNNING if live_worker(run) and not run.result.exists() else state_of(run)
     progress = ProgressReader(run).read()
     final = (read_json(run.result) or {}).get("final") or {}
+    error = last_error(run) or {}
     return {
         "run_id": run.run_id,
         "state": str(state),
@@ -99,7 +100,8 @@ def _run_status(run: RunDir) -> dict[str, Any]:
         "step": progress.done,
         "steps": (config.get("spec") or {}).get("steps"),
         "score": final.get("mean_pass_at_1", progress.pass_at_1),
-        "error": (last_error(run) or {}).get("error"),
+        "error": error.get("error"),
+        "error_class": error.get("error_class"),
     }
 
 
@@ -117,7 +119,7 @@ def _status_table(rows: list[dict[str, Any]]) -> str:
                 str(row["attempts"]),
                 f"{row['step']}/{row['steps']}" if row["steps"] else "-",
                 number(row["score"]),
-                row["error"] or "",
+                ": ".join(filter(None, [row["error_class"], row["error"]])),
             ]
             for row in rows
         ],

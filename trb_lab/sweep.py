@@ -209,10 +209,14 @@ def _outcome(row: Row, fleet: Fleet, store: Store) -> dict[str, Any]:
 
 def _standing(run_id: str, run_dir: RunDir, fleet: Fleet) -> dict[str, Any]:
     """How a run stands at the end. The fleet knows of failures that leave a completed trial completed."""
-    member = fleet.members.get(run_id)
+    member, error = fleet.members.get(run_id), last_error(run_dir) or {}
     if member is not None:
-        return {"state": str(member.standing), "error": member.error}
-    return {"state": str(state_of(run_dir)), "error": (last_error(run_dir) or {}).get("error")}
+        return {
+            "state": str(member.standing),
+            "error": member.error,
+            "error_class": error.get("error_class") if member.error else None,
+        }
+    return {"state": str(state_of(run_dir)), **{key: error.get(key) for key in ("error", "error_class")}}
 
 
 def _closing(
@@ -223,7 +227,8 @@ def _closing(
     if "table" in paths:
         lines += ["", Path(paths["table"]).read_text(encoding="utf-8").strip(), ""]
     for row in failed:
-        lines.append(f"failed: {row['name']} ({row['run_id']}): {row['error']}")
+        kind = f" ({row['error_class']})" if row["error_class"] else ""
+        lines.append(f"failed{kind}: {row['name']} ({row['run_id']}): {row['error']}")
     if failed:
         lines.append("See `trb-lab logs TRIAL`; `trb-lab sweep ... --retry-failed` runs failed trials again.")
     if unfinished:

@@ -232,7 +232,7 @@ def _references(specs: Iterable[ExperimentSpec], store: Store, retry_failed: boo
 def _reference_settings(spec: ExperimentSpec) -> dict[str, Any]:
     """What of a spec an evaluation of its untrained models depends on, and the resources."""
     whole = spec.model_dump(mode="json")
-    keys = ("student", "teacher", "prompt", "eval", "rollout", "dtype", "resources")
+    keys = ("student", "teacher", "prompt", "eval", "rollout", "dtype", "grader", "resources")
     return {key: whole[key] for key in keys}
 
 
@@ -241,6 +241,8 @@ def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
     settings = _reference_settings(spec)
     model, partner = (spec.teacher, spec.student) if role == "teacher" else (spec.student, spec.teacher)
     evaluation = {key: value for key, value in settings["eval"].items() if key not in ("every", "sets")}
+    if evaluation["at_k"] is None:  # as before there was a choice
+        del evaluation["at_k"]
     identity = {
         "model": _model_identity(model),
         "partner": _model_identity(partner),
@@ -250,6 +252,7 @@ def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
         "max_prompt_tokens": spec.rollout.max_prompt_tokens,
         "max_new_tokens": spec.eval.max_new_tokens or spec.rollout.max_new_tokens,
         "dtype": spec.dtype,
+        **({} if spec.grader == "math_verify" else {"grader": spec.grader}),
     }
     digest = hashlib.sha256(canonical_json(identity).encode()).hexdigest()
     return {
@@ -262,6 +265,7 @@ def _reference_config(spec: ExperimentSpec, role: str) -> dict[str, Any]:
         "eval": settings["eval"],
         "rollout": settings["rollout"],
         "dtype": spec.dtype,
+        "grader": spec.grader,
         "resources": settings["resources"],
         "identity": identity,
     }

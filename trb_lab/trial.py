@@ -18,7 +18,7 @@ from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.store.contents import hash_model
-from trb_lab.store.identity import canonical_json, differences, identity, run_id
+from trb_lab.store.identity import OMITTED_AT_VALUE, canonical_json, differences, identity, run_id
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.tasks.datasets import dataset_version
 
@@ -61,14 +61,21 @@ def plan_trial(spec: ExperimentSpec) -> PlannedTrial:
 
 
 def set_fingerprint(eval_set: EvalSet) -> str:
-    """What an evaluation set holds, whatever it is called: 16 hex digits."""
-    return _data_fingerprint(eval_set.dataset.model_dump_json(), dataset_version(eval_set.dataset))
+    """What an evaluation set holds, whatever it is called, and its own number of samples: 16 hex digits."""
+    print_ = _data_fingerprint(eval_set.dataset.model_dump_json(), dataset_version(eval_set.dataset))
+    if eval_set.samples is None:
+        return print_
+    return hashlib.sha256(f"{print_} x {eval_set.samples}".encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=1024)
 def _data_fingerprint(dataset: str, version: str) -> str:
     fields = json.loads(dataset)
     fields.pop("path", None)  # content instead
+    for dotted, value in OMITTED_AT_VALUE.items():  # fields that are younger than the oldest fingerprints
+        block, _, key = dotted.partition(".")
+        if block == "dataset" and key in fields and fields[key] == value:
+            del fields[key]
     return hashlib.sha256(canonical_json({**fields, "content": version}).encode()).hexdigest()[:16]
 
 
@@ -94,6 +101,7 @@ def _bring_up_to_date(run_dir: RunDir, config: dict[str, Any], spec: ExperimentS
         **old,
         "resources": wanted["resources"],
         "checkpoint": wanted["checkpoint"],
+        "alarms": wanted["alarms"],
         "eval": {**wanted["eval"], "sets": sets},
     }
     if updated != old:

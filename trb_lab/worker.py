@@ -26,6 +26,14 @@ class Stopped(LabError):
     exit_code = 130
 
 
+class RunLost(LabError):
+    """An alarm rang; `error_class` is its name."""
+
+    def __init__(self, error_class: str, message: str) -> None:
+        self.error_class = error_class
+        super().__init__(message)
+
+
 @dataclass
 class StopFlag:
     """Set by the first stop signal; the second one ends the process at once."""
@@ -56,7 +64,9 @@ class StopFlag:
 
 
 def error_class(error: BaseException) -> str:
-    """code, oom, nan or user: what `sweep --retry-failed` and the report tell apart."""
+    """One of store.status.ERROR_CLASSES: what the report and `sweep --retry-failed` tell apart."""
+    if isinstance(error, RunLost):
+        return error.error_class
     if isinstance(error, NonFiniteMetric):
         return "nan"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

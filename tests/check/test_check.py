@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,49 +13,11 @@ from trb_lab.check.memory import ModelSize, estimate, model_size, size
 from trb_lab.cli import main
 from trb_lab.spec import ExperimentSpec, load_experiment
 
-YAML = """\
-name: tried
-student: {student}
-teacher: {teacher}
-dataset: {{kind: arith, num_examples: 50}}
-warmup: {{kind: trb, kl_budget: 0.1, steps: 2}}
-rollout: {{prompts_per_step: 4, samples_per_prompt: 2, max_prompt_tokens: 48, max_new_tokens: 16}}
-eval: {{sets: [{{name: hard, dataset: {{kind: arith, split: test, level: hard, num_examples: 5}}}}]}}
-steps: 3
-"""
+from .conftest import Checks
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student and a teacher that know nothing, with padding rows of different widths."""
-    from trb_lab.models.pair_tokenizer import build_tokenizer
-    from trb_lab.models.pair_training import ModelShape, build_model
-
-    folder = tmp_path_factory.mktemp("pair")
-    for name, width, chat in (("student", 192, False), ("teacher", 208, True)):
-        tokenizer = build_tokenizer(chat=chat)
-        shape = ModelShape(logit_width=width)
-        build_model(shape, tokenizer, seed=0).save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder
-
-
-@pytest.fixture
-def experiment(pair: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "tried.yaml"
-    path.write_text(YAML.format(student=pair / "student", teacher=pair / "teacher"))
-    return path
-
-
-def checks(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
-    capsys.readouterr()
-    code = check_files([path], as_json=True)
-    (report,) = json.loads(capsys.readouterr().out)["files"]
-    return code, {found["subject"]: found for found in report["checks"]}
-
-
-def test_a_sound_experiment(capsys: pytest.CaptureFixture[str], experiment: Path) -> None:
-    code, found = checks(capsys, experiment)
+def test_a_sound_experiment(checks: Checks, experiment: Path) -> None:
+    code, found = checks(experiment)
     assert code == 0
     assert {entry["state"] for entry in found.values()} == {"ok"}
     assert "student 192 logits" in found["vocabulary"]["text"]
@@ -74,9 +35,7 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str], experiment: Path) 
     assert "  ok    vocabulary: " in out
 
 
-def test_broken_parts_are_told_apart(
-    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
-) -> None:
+def test_broken_parts_are_told_apart(checks: Checks, experiment: Path, tmp_path: Path) -> None:
     """Each check stands for itself: one that fails does not hide the next."""
     (tmp_path / "gold.jsonl").write_text('{"prompt": "1+1", "answer": null}\n')
     broken = tmp_path / "broken.yaml"
@@ -85,7 +44,7 @@ def test_broken_parts_are_told_apart(
         "dataset: {kind: jsonl, path: missing.jsonl}\n"
         "eval: {sets: [{name: gold, dataset: {kind: jsonl, path: gold.jsonl}}]}\n"
     )
-    code, found = checks(capsys, broken)
+    code, found = checks(broken)
     assert code == 1
     assert found["student"]["state"] == "ok"
     assert found["teacher"]["state"] == "warn"
@@ -95,14 +54,12 @@ def test_broken_parts_are_told_apart(
     assert "have no answer to grade against" in found["eval.sets[0] gold"]["text"]
 
 
-def test_a_set_that_is_trained_on_is_told(
-    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
-) -> None:
+def test_a_set_that_is_trained_on_is_told(checks: Checks, experiment: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.yaml"
     again.write_text(
         "extends: tried.yaml\neval: {sets: [{name: seen, dataset: {kind: arith, num_examples: 5}}]}\n"
     )
-    code, found = checks(capsys, again)
+    code, found = checks(again)
     assert code == 0
     assert found["eval.sets[0] seen"]["state"] == "warn"
     assert "5 of them are trained on" in found["eval.sets[0] seen"]["text"]
@@ -122,10 +79,10 @@ def test_trials_of_a_sweep_share_a_preflight(
     assert [c["subject"] for c in report["checks"]].count("memory") == 1
 
 
-def test_a_wrong_file_is_exit_code_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_wrong_file_is_exit_code_2(checks: Checks, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("name: x\nstepz: 3\n")
-    code, found = checks(capsys, wrong)
+    code, found = checks(wrong)
     assert code == 2
     assert found[""]["state"] == "fail"
 
@@ -175,13 +132,13 @@ def test_a_check_that_breaks_is_a_finding() -> None:
 
 
 def test_reference_answers_of_the_training_set_must_parse(
-    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+    checks: Checks, experiment: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "own.jsonl").write_text(
         '{"prompt": "1+1", "answer": "2"}\n{"prompt": "1+2", "answer": " "}\n'
     )
     own = tmp_path / "own.yaml"
     own.write_text("extends: tried.yaml\ndataset: {kind: jsonl, path: own.jsonl}\n")
-    code, found = checks(capsys, own)
+    code, found = checks(own)
     assert code == 1
     assert "own.jsonl:2" in found["dataset"]["text"]

@@ -6,6 +6,7 @@ from tests.tiny import tiny_tokenizer
 from trb_lab.errors import UsageError
 from trb_lab.models.vocabulary import check_support, share_vocabulary
 from trb_lab.spec.experiment import FullLoss, TopKLoss
+from trb_lab.spec.warmup import SkdWarmup, TrbWarmup
 
 
 class Names:
@@ -55,3 +56,11 @@ def test_support_larger_than_the_vocabulary():
     check_support(FullLoss(), shared)
     with pytest.raises(UsageError, match="at most 20"):
         check_support(TopKLoss(top_k=21), shared)
+
+
+def test_skd_s_top_k_is_held_against_the_shared_vocabulary():
+    shared = share_vocabulary(tiny_tokenizer(20, 0), tiny_tokenizer(20, 1), (0,), (1,))
+    check_support(FullLoss(), shared, SkdWarmup(top_k=20))
+    check_support(FullLoss(), shared, TrbWarmup())
+    with pytest.raises(UsageError, match=r"warmup\.top_k is 21 and the models share 20 tokens"):
+        check_support(FullLoss(), shared, SkdWarmup(top_k=21))

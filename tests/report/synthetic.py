@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from trb_lab.spec import ExperimentSpec
+from trb_lab.store.items import write_items
 from trb_lab.store.run_dir import RunDir, Store, write_json
 
 SETS = {"easy": 0.10, "medium": 0.0, "hard": -0.15}
@@ -23,6 +24,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "trb": {"label": "TRB", "grid": {"warmup.kl_budget": [0.005, 0.02, 0.1], "warmup.steps": [10, 20]}},
     "teacher_forced": {"label": "teacher-forced"},
 }
+
+TEN_ARMS: dict[str, dict[str, Any]] = {
+    "opd": {"label": "Vanilla OPD"},
+    "trb": {"label": "TRB", "grid": {"warmup.kl_budget": [0.005, 0.02, 0.1], "warmup.steps": [10, 20]}},
+    "fixed_epsilon": {"label": "Fixed-eps", "grid": {"warmup.kl_budget": [0.005, 0.02, 0.1]}},
+    "teacher_forced": {"label": "Teacher-forced"},
+    "mixture": {"label": "Mixture"},
+    "temperature": {"label": "Temperature warmup", "grid": {"warmup.temperature": [0.8, 0.95]}},
+    "sft": {"label": "SFT warmup"},
+    "skd": {"label": "SKD", "grid": {"warmup.top_k": [15, 25]}},
+    "veto": {"label": "Veto"},
+    "saki": {"label": "SAKI", "grid": {"warmup.kl_budget": [0.02]}},
+}
+"""Every kind of arm, as the comparison with the paper's baselines has them."""
+WITH_STEPS = ("trb", "teacher_forced", "mixture", "temperature", "saki")
+"""Kinds whose warmup has `steps`, and which the plans here give 20 of."""
 
 
 def planned_trials(arms: dict[str, dict[str, Any]], seeds: list[int], steps: int) -> list[dict[str, Any]]:
@@ -36,7 +53,7 @@ def planned_trials(arms: dict[str, dict[str, Any]], seeds: list[int], steps: int
             points = [{**p, key: v} for p in points for v in values]
         for point in points:
             for seed in seeds:
-                warmup: dict[str, Any] = {"kind": kind} if kind == "opd" else {"kind": kind, "steps": 20}
+                warmup: dict[str, Any] = {"kind": kind, "steps": 20} if kind in WITH_STEPS else {"kind": kind}
                 warmup |= {k.removeprefix("warmup."): v for k, v in point.items()}
                 spec = ExperimentSpec.model_validate(
                     {
@@ -81,10 +98,12 @@ def write_store(
     failed: tuple[int, ...] = (5,),
     missing: tuple[int, ...] = (8,),
     effects: dict[str, float] | None = None,
+    items: bool = False,
 ) -> Store:
     """A sweep whose trials are completed but for the indices in `failed` and `missing`; returns its store.
 
-    effects: arm -> what it adds to the final score of every seed.
+    effects: arm -> what it adds to the final score of every seed. items: with item scores, which the scores are then
+    means of, and with cost ledgers.
     """
     store = Store(root)
     arms = arms or ARMS
@@ -118,6 +137,8 @@ def write_store(
         run = store.trial(trial["run_id"])
         bonus = (effects or {}).get(trial["arm"], 0.0)
         write_trial(run, trial, bonus, stop_at=steps // 3 if index in failed else None)
+        if items and index not in failed:
+            write_items_and_costs(run, trial)
         if index in failed:
             log_attempt(
                 run,
@@ -151,7 +172,7 @@ def write_trial(run: RunDir, trial: dict[str, Any], bonus: float = 0.0, stop_at:
                     "rollout": 0.3,
                     "objective": 0.2,
                     "eval": 0.0 if step % 10 != 9 else 4.0,
-                    "total": (0.5 if step >= warmup.get("steps", 0) else 0.9)
+                    "total": (0.5 if step >= (warmup.get("steps") or 0) else 0.9)
                     + 0.01 * rng.random()
                     + (0.0 if step % 10 != 9 else 4.0),
                 },
@@ -171,11 +192,12 @@ def write_trial(run: RunDir, trial: dict[str, Any], bonus: float = 0.0, stop_at:
 
 
 def _metrics(step: int, steps: int, warmup: dict, final: float, rng: np.random.Generator) -> dict[str, float]:
-    horizon = warmup.get("steps", 0) if warmup["kind"] != "opd" else 0
-    left = max(0.0, 1 - step / horizon) if horizon else 0.0
-    initial = {"trb": warmup.get("kl_budget", 0), "teacher_forced": 1.0, "mixture": warmup.get("weight", 0)}
-    schedule = initial.get(warmup["kind"], 0.0) * left
-    redraw = {"trb": 0.6 * math.sqrt(schedule / 2), "mixture": 0.12 * schedule}.get(warmup["kind"], 0.0)
+    horizon = warmup.get("steps") or 0
+    left = max(0.0, 1 - step / horizon) if horizon else float(warmup["kind"] == "fixed_epsilon")
+    initial = {"teacher_forced": 1.0, "mixture": warmup.get("weight", 0)}
+    schedule = initial.get(warmup["kind"], warmup.get("kl_budget", 0.0)) * left
+    redraw = 0.12 * schedule if warmup["kind"] == "mixture" else 0.6 * math.sqrt(schedule / 2)
+    redraw = 0.0 if warmup["kind"] == "teacher_forced" else redraw
     skill = STUDENT + (final - STUDENT) * (1 - math.exp(-3 * (step + 1) / steps)) / (1 - math.exp(-3))
     help_now = 2.0 * redraw if warmup["kind"] != "teacher_forced" else (TEACHER - skill) * schedule
     line = {
@@ -291,3 +313,78 @@ def write_samples(run: RunDir, kind: str) -> None:
         )
     run.samples.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_parquet(run.samples / "step_000000.parquet")
+
+
+PROBLEMS, SAMPLES = 40, 2
+
+
+def item_rows(step: int, name: str, level: float, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Item scores of one evaluation; problems differ in how hard they are, the same for every run."""
+    rows = []
+    for i in range(PROBLEMS):
+        ease = 0.25 * math.sin(2.4 * i + len(name))
+        for sample in range(SAMPLES):
+            correct = bool(rng.random() < level + ease)
+            rows.append(
+                {
+                    "step": step,
+                    "set": name,
+                    "problem": f"{name}/{i}",
+                    "sample": sample,
+                    "correct": correct,
+                    "reason": "correct" if correct else "wrong",
+                    "answer": "1",
+                    "tokens": 40,
+                    "finished": True,
+                }
+            )
+    return rows
+
+
+def write_item_file(run: RunDir, rows: list[dict[str, Any]]) -> None:
+    """One file of the run's item scores, as a run writes it."""
+    rest = [{k: v for k, v in row.items() if k not in ("step", "set")} for row in rows]
+    write_items(run, rows[0]["step"], rows[0]["set"], rest)
+
+
+def write_items_and_costs(run: RunDir, trial: dict[str, Any]) -> None:
+    """Item scores at each evaluation, scores that are their means, and a ledger in the result and the timings."""
+    rng = np.random.default_rng(hash_text("items" + trial["run_id"]) % (1 << 32))
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    last: dict[str, float] = {}
+    for line in lines:
+        if "eval/mean/pass_at_1" in line:
+            for name in SETS:
+                rows = item_rows(line["step"], name, line[f"eval/{name}/pass_at_1"], rng)
+                write_item_file(run, rows)
+                last[name] = sum(r["correct"] for r in rows) / len(rows)
+                line[f"eval/{name}/pass_at_1"] = last[name]
+            line["eval/mean/pass_at_1"] = sum(last.values()) / len(last)
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_result(run, last, len(lines))
+    kind, horizon = (
+        trial["spec"]["warmup"]["kind"],
+        ExperimentSpec.model_validate(trial["spec"]).horizon_steps,
+    )
+    result = json.loads(run.result.read_text())
+    result["cost"] = ledger(len(lines), horizon if kind not in ("opd", "veto", "temperature") else 0, kind)
+    write_json(run.result, result)
+
+
+def ledger(steps: int, with_teacher: int, kind: str) -> dict[str, Any]:
+    """A cost ledger: rollouts with the teacher cost more; SFT has its samples and updates."""
+
+    def phase(seconds: float, student: int, teacher: int) -> dict[str, float]:
+        tokens = {"student_tokens": student, "teacher_tokens": teacher}
+        return {"seconds": seconds, "cpu_seconds": seconds, "gpu_seconds": 0.0, **tokens}
+
+    phases = {
+        "rollout": phase(0.3 * steps + 0.4 * with_teacher, 4000 * steps, 4500 * with_teacher),
+        "scoring": phase(0.05 * (steps - with_teacher), 0, 4000 * (steps - with_teacher)),
+        "optimizer": phase(0.2 * steps, 4000 * steps, 0),
+        "eval": phase(1000.0, 10**9, 0),
+    }
+    if kind == "sft":
+        phases |= {"sft_samples": phase(30.0, 0, 400_000), "sft": phase(5.0, 400_000, 0)}
+    total = {k: sum(p[k] for p in phases.values()) for k in phases["rollout"]}
+    return {"phases": phases, "total": total, "gpus": 0}

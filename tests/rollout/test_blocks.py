@@ -119,7 +119,9 @@ def test_a_step_without_the_teacher_or_without_a_guess_teaches_nothing(pair):
     chooser = BlockChooser(None, COSTS, redraw_ratio=1.5)
     student = student_rollouts(ROWS)
     chooser.observe(student, rollouts_of(pair, student))
-    unguessed = StepBehavior(1.0, ARMS["skd"].behavior(ROWS).target, torch.ones(ROWS, dtype=torch.float64))
+    unguessed = StepBehavior(
+        1.0, ARMS["skd_2_published"].behavior(ROWS).target, torch.ones(ROWS, dtype=torch.float64)
+    )
     chooser.observe(unguessed, rollouts_of(pair, unguessed))
     assert chooser.redraw_ratio == 1.5
 

@@ -6,11 +6,21 @@ import torch
 from tests.enumeration import behavior_at
 from tests.tiny import tiny_pair
 from trb_lab.policy import fused
-from trb_lab.policy.behaviors import StepBehavior, student_rollouts, trust_region_rollouts
+from trb_lab.policy.behaviors import student_rollouts, trust_region_rollouts
 from trb_lab.rollout.engine import Draws, Keep, RolloutRequest
-from trb_lab.rollout.judge import PlainJudge
+from trb_lab.rollout.judge import FusedJudge, PlainJudge, judge_for
 from trb_lab.rollout.torch_engine import TorchEngine
-from trb_lab.spec.warmup import MixtureWarmup, TeacherForcedWarmup
+from trb_lab.spec.warmup import (
+    FixedEpsilonWarmup,
+    MixtureWarmup,
+    SakiWarmup,
+    SftWarmup,
+    SkdWarmup,
+    TeacherForcedWarmup,
+    TemperatureWarmup,
+    TrbWarmup,
+    VetoWarmup,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 V, ROWS, DEPTH = 40, 48, 24
@@ -23,8 +33,19 @@ ARMS = {
     "trb": trust_region_rollouts(torch.full((ROWS,), 0.05), 0.05),
     "trb_mixed_budgets": trust_region_rollouts(torch.linspace(0, 0.2, ROWS), 0.1),
     "mixture": behavior_at(MixtureWarmup(weight=0.5, steps=10), 0, ROWS, 0),
+    "mixture_sequence": behavior_at(MixtureWarmup(weight=0.5, level="sequence", steps=10), 0, ROWS, 0),
     "teacher_forced": behavior_at(TeacherForcedWarmup(share=0.5, steps=10), 0, ROWS, 0),
+    "fixed_epsilon": behavior_at(FixedEpsilonWarmup(kl_budget=0.05), 9, ROWS, 0),
+    "trb_banked": behavior_at(TrbWarmup(kl_budget=0.2, kl_budget_mode="sequence"), 0, ROWS, 0),
+    "temperature": behavior_at(TemperatureWarmup(temperature=0.7), 0, ROWS, 0),
+    "skd": behavior_at(SkdWarmup(top_k=8), 0, ROWS, 0),
+    "skd_released_code": behavior_at(SkdWarmup(top_k=8, variant="released_code"), 0, ROWS, 0),
+    "sft": behavior_at(SftWarmup(), 0, ROWS, 0),
+    "veto": behavior_at(VetoWarmup(), 0, ROWS, 0),
+    "saki": behavior_at(SakiWarmup(kl_budget=0.05), 0, ROWS, 0),
 }
+FUSED = ("opd", "trb", "trb_mixed_budgets", "fixed_epsilon", "sft", "veto", "saki")
+"""Arms that the fused verdict serves; the others take the plain one."""
 
 
 def request(block: int) -> RolloutRequest:
@@ -53,8 +74,9 @@ def engines():
 @pytest.mark.parametrize("block", [1, 5])
 def test_the_cpus_rollouts(engines, arm: str, block: int):
     """float32, rows that wait for a place, captured passes; ties within rounding may fall otherwise in few rows."""
-    keep = Keep(top_k=4)
+    keep = Keep(top_k=4, teacher_top=True)
     here, there = (engines[device].rollout(request(block), ARMS[arm], keep) for device in ("cpu", "cuda"))
+    assert (here.teacher_top_BT is None) == (not ARMS[arm].needs_teacher)
     if here.teacher_logprob_BT is None:
         for device, rollouts in (("cpu", here), ("cuda", there)):
             engines[device].score(rollouts, keep)
@@ -72,6 +94,11 @@ def test_the_cpus_rollouts(engines, arm: str, block: int):
             torch.testing.assert_close(
                 theirs[same][:, :width], mine[same][:, :width], rtol=0, atol=2e-4, msg=name
             )
+    for name in ("redrawn_BT", "teacher_top_BT"):
+        mine, theirs = getattr(here, name), getattr(there, name)
+        assert (mine is None) == (theirs is None), name
+        if mine is not None:
+            assert torch.equal(theirs[same][:, :width], mine[same][:, :width]), name
 
 
 def test_the_fused_verdict_is_the_plain_one(engines, monkeypatch):
@@ -100,8 +127,7 @@ def test_bfloat16_keeps_the_budget():
     assert abs(float(seen - expected)) < 4 * (0.05 / rollouts.num_tokens) ** 0.5
 
 
-def test_other_behaviors_take_the_plain_path(engines):
-    from trb_lab.rollout.judge import judge_for
-
-    mixture: StepBehavior = ARMS["mixture"]
-    assert isinstance(judge_for(engines["cuda"].pair, mixture, Keep()), PlainJudge)
+@pytest.mark.parametrize("arm", ARMS)
+def test_which_verdict_serves_an_arm(engines, arm: str):
+    judge = judge_for(engines["cuda"].pair, ARMS[arm], Keep())
+    assert isinstance(judge, FusedJudge if arm in FUSED else PlainJudge)

@@ -20,21 +20,22 @@ def verdicts_agree() -> None:
     """Budgets from 0 to .5 in one batch; the stop id merged; every record and token, and some drafts redrawn."""
     pair, draws = tiny_pair(6), torch.Generator().manual_seed(0)
     behavior = trust_region_rollouts(torch.linspace(0, 0.5, ROWS), 0.5)
-    judges = [PlainJudge(pair, behavior, Keep(top_k=3)), FusedJudge(pair, Keep(top_k=3))]
+    keep = Keep(top_k=3, teacher_top=True)
+    judges = [PlainJudge(pair, behavior, keep), FusedJudge(pair, keep)]
     student = [torch.randn(ROWS, 8, generator=draws) for _ in range(BLOCK)]
     teacher = torch.randn(ROWS * BLOCK, 11, generator=draws)
-    uniform, keep, again = torch.rand(3, ROWS, BLOCK, generator=draws, dtype=torch.float64)
+    uniform, kept, again = torch.rand(3, ROWS, BLOCK, generator=draws, dtype=torch.float64)
     drafts = [
         torch.stack([judge.draft(student[i].clone(), uniform[:, i]) for i in range(BLOCK)], 1)
         for judge in judges
     ]
     assert torch.equal(*drafts)
-    looks = [TeacherLook(teacher.clone(), None, behavior.row_values, keep, again) for _ in judges]
+    looks = [TeacherLook(teacher.clone(), None, behavior.row_values, kept, again) for _ in judges]
     plain, fused = (judge.judge(drafts[0], look) for judge, look in zip(judges, looks, strict=True))
     assert torch.equal(plain.verified_A, fused.verified_A)
     assert torch.equal(plain.tokens_AG, fused.tokens_AG)
     assert plain.columns["redrawn"].any() and not plain.columns["redrawn"][0].any()
-    assert plain.columns.keys() == fused.columns.keys()
+    assert plain.columns.keys() == fused.columns.keys() >= {"teacher_top"}
     for name, expected in plain.columns.items():
         if name == "support":
             assert torch.equal(expected.sort(-1).values, fused.columns[name].sort(-1).values)

@@ -36,7 +36,12 @@ def answer(path: str, sets: list[str] | None = None) -> str:
         ("loss: full", "a.yaml:2: loss: full is not allowed here."),
         ("loss: full", "Write {kind: full}."),
         ("dataset: {level: hrad}", "It takes one of easy, medium, hard, or null. Did you mean 'hard'?"),
-        ("dataset: {kind: hub}", "a.yaml:2: dataset.id: is missing. It takes text. Add `dataset.id`."),
+        ("dataset: {kind: hub}", "a.yaml:2: dataset.id: is missing. It takes text. Hub id (owner/name),"),
+        ("dataset: openthought3", "Did you mean 'openthoughts3'?"),
+        ("dataset: champ2", "It takes a name (openthoughts3, openthoughts3_math, gsm8k,"),
+        ("dataset: arith", "Write {kind: arith}."),
+        ("eval: {sets: [gsm8]}", "Did you mean 'gsm8k'?"),
+        ("dataset: {kind: hub, id: a/b, where: {x: [[1]]}}", "where.x: [[1]] is not allowed here."),
         ("optim: {lr: fast}", "a.yaml:2: optim.lr: fast is not allowed here. It takes a number, above 0."),
         ("optim: {lr: .nan}", "a.yaml:2: optim.lr: nan is not allowed here."),
         ("steps: 2.5", "a.yaml:2: steps: 2.5 is not allowed here. It takes a whole number, at least 1."),
@@ -72,10 +77,7 @@ def test_all_problems_of_a_file_are_shown_by_line(write: Write) -> None:
 def test_missing_keys_say_what_they_take(write: Write) -> None:
     text = answer(str(write("a.yaml", "name: x\n")))
     assert "a.yaml:1: student: is missing. It takes a name, or a mapping with keys name," in text
-    assert (
-        "dataset: is missing. It takes a mapping with `kind`, one of arith, reasoning_gym, jsonl, hub."
-        in text
-    )
+    assert "or a mapping with `kind`, one of arith, reasoning_gym, jsonl, hub, champ." in text
 
 
 def test_no_message_speaks_of_the_validator(write: Write) -> None:

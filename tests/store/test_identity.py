@@ -10,10 +10,11 @@ import yaml
 
 from trb_lab.errors import UsageError
 from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.dataset import EvalSet, HubDataset
 from trb_lab.store import contents, identity
 from trb_lab.store.run_dir import Store, read_json
 from trb_lab.tasks.datasets import dataset_version
-from trb_lab.trial import plan_trial, prepare
+from trb_lab.trial import plan_trial, prepare, set_fingerprint
 
 from .fakes import spec
 
@@ -151,3 +152,30 @@ def test_a_thousand_trials_are_planned_at_once(store: Store, pair: dict[str, str
     specs = [spec(**pair, seed=seed) for seed in range(1000)]
     plan_trial(specs[0])
     assert len({plan_trial(s).run_id for s in specs}) == 1000
+
+
+def test_fields_that_hub_sets_gained_keep_old_identities() -> None:
+    """Values from before `where`, `unique`, `shuffle_seed`, `answer_after` and `unreadable_answers` existed."""
+    old = {"kind": "hub", "id": "a/b", "revision": "x"}
+    assert set_fingerprint(EvalSet(name="s", dataset=HubDataset(**old))) == "31c1f9b66c912ab6"
+    dumped = identity.identity(spec(dataset=old), CONTENTS)["spec"]["dataset"]
+    assert set(dumped) == {
+        "kind", "id", "config", "split", "revision", "prompt_column", "answer_column", "limit",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"where": {"domain": "math"}},
+        {"unique": True},
+        {"shuffle_seed": 0},
+        {"answer_after": "####"},
+        {"unreadable_answers": "drop"},
+    ],
+)
+def test_what_selects_rows_makes_another_set_and_another_trial(change: dict[str, Any]) -> None:
+    old = {"kind": "hub", "id": "a/b", "revision": "x"}
+    sets = [EvalSet(name="s", dataset=HubDataset(**settings)) for settings in (old, {**old, **change})]
+    assert set_fingerprint(sets[0]) != set_fingerprint(sets[1])
+    assert run_id(spec(dataset=old)) != run_id(spec(dataset={**old, **change}))

@@ -1,6 +1,6 @@
 import pytest
 
-from trb_lab.tasks.answers import extract_boxed
+from trb_lab.tasks.answers import extract_boxed, normal_form
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,25 @@ def test_last_complete_box_is_the_answer(text: str, answer: str | None) -> None:
 def test_a_flood_of_open_boxes_takes_linear_time() -> None:
     assert extract_boxed("\\boxed{3" * 100_000) is None
     assert extract_boxed("\\boxed{3" * 100_000 + "}") == "3"
+
+
+@pytest.mark.parametrize(
+    ("spelling", "other"),
+    [
+        ("(1, 2)", "\\left( 1,2 \\right)"),
+        ("\\dfrac{1}{2}", "\\frac{1}{2}"),
+        ("$ 12 $", "12."),
+        ("1\\,000", "1 000"),
+        ("\\$5", "5"),
+    ],
+)
+def test_spellings_of_one_answer(spelling: str, other: str) -> None:
+    assert normal_form(spelling) == normal_form(other)
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [("1/2", "0.5"), ("x", "X"), ("\\leftarrow", "arrow"), ("1.5", "15"), ("\\frac12", "\\frac13")],
+)
+def test_other_answers_stay_apart(answer: str, other: str) -> None:
+    assert normal_form(answer) != normal_form(other)

@@ -7,6 +7,7 @@ import pytest
 from trb_lab.errors import MissingExtra, UsageError
 from trb_lab.spec.dataset import HubDataset
 from trb_lab.tasks.datasets import dataset_version, load_problems
+from trb_lab.tasks.hub_files import NotAtHand
 
 
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,10 +72,16 @@ class TestWithThePackage:
         with pytest.raises(UsageError, match="neither a folder nor a hub id"):
             load_problems(HubDataset(id=str(tmp_path / "absent")))
 
-    def test_offline_says_how_to_fetch_ahead(self) -> None:
-        fetch = r"hf download --repo-type dataset owner/name --revision abc --local-dir DIR"
-        with pytest.raises(UsageError, match=fetch):
+    def test_offline_says_how_to_fetch_ahead(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        with pytest.raises(NotAtHand) as error:
             load_problems(HubDataset(id="owner/name", revision="abc"))
+        text = str(error.value)
+        assert "'owner/name' is not on this machine (HF_HUB_OFFLINE is set)" in text
+        assert "trb-lab check --fetch FILE" in text
+        assert "trb-lab models fetch" in text
+        assert "hf download --repo-type dataset owner/name --revision abc --local-dir DIR" in text
+        assert "$TRB_LAB_DATA/owner/name" in text
 
     def test_version_of_a_folder_follows_its_content(self, parquet_folder: Path) -> None:
         spec = HubDataset(id=str(parquet_folder))

@@ -2,35 +2,40 @@
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from tests.enumeration import ARMS
 from tests.rollout.test_torch_engine import ROWS, V, unequal_request
 from tests.tiny import STUDENT_EOS, tiny_pair
+from trb_lab.errors import UsageError
 from trb_lab.policy import objectives
+from trb_lab.policy.arms import ArmContext, arm_at
 from trb_lab.policy.eos import canonical_log_probs
 from trb_lab.rollout.torch_engine import TorchEngine
-from trb_lab.spec.experiment import FullLoss, TopKLoss
-from trb_lab.train.objective import backward_reverse_kl, what_to_keep
+from trb_lab.spec.experiment import FullLoss, SampledLoss, TopKLoss
+from trb_lab.spec.warmup import SakiWarmup, VetoWarmup
+from trb_lab.train.objective import backward_nll, backward_reverse_kl, what_to_keep
 
 LOSSES = [
     TopKLoss(top_k=3),
     TopKLoss(kind="advantage", top_k=3),
     TopKLoss(kind="truncated", top_k=3),
     FullLoss(),
+    SampledLoss(),
 ]
+OPTIONS = {"token_budget": 40, "chunk_tokens": 7, "after_backward": lambda: None}
 
 
-def rollouts_of(pair, arm, loss):
-    engine = TorchEngine(pair, score_tokens=30, chunk_tokens=5)
-    rollouts = engine.rollout(unequal_request(), ARMS[arm].behavior(ROWS), what_to_keep(loss))
+def rollouts_of(pair, arm, loss, imitates=False):
+    engine, keep = TorchEngine(pair, score_tokens=30, chunk_tokens=5), what_to_keep(loss, imitates=imitates)
+    rollouts = engine.rollout(unequal_request(), ARMS[arm].behavior(ROWS), keep)
     if rollouts.teacher_logprob_BT is None:
-        engine.score(rollouts, what_to_keep(loss))
+        engine.score(rollouts, keep)
     return rollouts
 
 
-def whole_loss(pair, rollouts, loss):
-    """Token mean over rows one by one, no padding, no chunks, the teacher run afresh."""
-    total = 0.0
+def rows_of(pair, rollouts):
+    """(row, tokens [t, 1], log_p [t, V], log_q [t, V]) row by row, no padding, no chunks, both models run afresh."""
     for row, length in enumerate(rollouts.lengths_B.tolist()):
         response = rollouts.tokens_BT[row, :length].tolist()
         log_probs = []
@@ -41,18 +46,42 @@ def whole_loss(pair, rollouts, loss):
             ids = torch.tensor([prompt + response[:-1]])
             logits = model.network(input_ids=ids).logits[0, len(prompt) - 1 :]
             log_probs.append(canonical_log_probs(logits, model.stops))
-        log_p, log_q = log_probs
-        if isinstance(loss, FullLoss):
-            total = total + objectives.full(log_p, log_q).sum()
-        else:
-            support = rollouts.support_BTK[row, :length]
-            total = (
-                total
-                + objectives.TOP_K_LOSSES[loss.kind](
-                    log_p.gather(-1, support), log_q.gather(-1, support)
-                ).sum()
-            )
+        yield row, torch.tensor(response)[:, None], *log_probs
+
+
+def base_losses(rollouts, loss, row, tokens, log_p, log_q, b=0.0):
+    """The loss of a row's positions; Veto's exponent b by its definition, Q = q p^b / Z."""
+    if isinstance(loss, SampledLoss):
+        at_p, at_q = (side.gather(-1, tokens).squeeze(-1) for side in (log_p, log_q))
+        return (at_p - at_q).detach() * at_p
+    if b:
+        # The stop id that is masked has no mass on either side.
+        bridge = log_q.exp() * log_p.detach().exp() ** b
+        log_q = (bridge / bridge.sum(-1, keepdim=True)).log()
+    if isinstance(loss, FullLoss):
+        return objectives.full(log_p, log_q)
+    support = rollouts.support_BTK[row, : len(tokens)]
+    return objectives.TOP_K_LOSSES[loss.kind](log_p.gather(-1, support), log_q.gather(-1, support))
+
+
+def whole_loss(pair, rollouts, loss, b=0.0, imitates_BT=None):
+    """Token mean; positions that imitate have the cross-entropy of the teacher's likeliest token."""
+    total = 0.0
+    for row, tokens, log_p, log_q in rows_of(pair, rollouts):
+        losses = base_losses(rollouts, loss, row, tokens, log_p, log_q, b)
+        if imitates_BT is not None:
+            wanted = cross_entropy(log_p, log_q.argmax(-1), reduction="none")
+            losses = torch.where(imitates_BT[row, : len(tokens)], wanted, losses)
+        total = total + losses.sum()
     return total / rollouts.num_tokens
+
+
+def assert_same_gradient(found, reference):
+    assert found.keys() == reference.keys()
+    for name, value in reference.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def gradients_of(network):
@@ -83,11 +112,7 @@ def test_gradient_equals_the_whole_loss(arm, loss):
         assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
         assert len(calls) == (1 if budget == 10_000 else ROWS if budget == 1 else len(calls))
         found = gradients_of(pair.student.network)
-        assert found.keys() == reference.keys()
-        for name, value in reference.items():
-            torch.testing.assert_close(
-                found[name], value, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
-            )
+        assert_same_gradient(found, reference)
 
 
 def test_activation_checkpointing_gives_the_same_gradient():
@@ -120,3 +145,89 @@ def test_the_reported_kl_is_that_of_the_support():
         pair, full, FullLoss(), token_budget=100, chunk_tokens=8, after_backward=lambda: None
     )
     assert stats.reverse_kl == pytest.approx(expected.reverse_kl, rel=1e-4)
+
+
+# ---- what arms change ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", [TopKLoss(top_k=3), FullLoss()], ids=lambda loss: loss.kind)
+def test_veto_matches_the_bridge_and_reports_the_teacher(loss):
+    pair, b = tiny_pair(V), 0.6
+    arm = arm_at(VetoWarmup(b_start=b), ArmContext(step=0, rows=ROWS, seed=0, steps=10))
+    rollouts = rollouts_of(pair, "veto", loss)
+    expected = whole_loss(pair, rollouts, loss, b)
+    expected.backward()
+    reference = gradients_of(pair.student.network)
+    stats = backward_reverse_kl(pair, rollouts, loss, target=arm.target, **OPTIONS)
+    assert_same_gradient(gradients_of(pair.student.network), reference)
+    assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    plain = backward_reverse_kl(pair, rollouts, loss, **OPTIONS)
+    assert stats.reverse_kl == pytest.approx(plain.reverse_kl, rel=1e-6)
+    assert stats.loss != pytest.approx(plain.loss, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["advantage", "truncated", "sampled"])
+def test_a_target_without_its_normaliser_is_refused(kind):
+    pair = tiny_pair(V)
+    loss = SampledLoss() if kind == "sampled" else TopKLoss(kind=kind, top_k=3)
+    with pytest.raises(UsageError, match=f"loss.kind is {kind} .* take renormalised or full"):
+        backward_reverse_kl(pair, rollouts_of(pair, "opd", loss), loss, target=lambda p, q: q, **OPTIONS)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.kind)
+def test_redrawn_positions_imitate_and_the_others_keep_the_loss(loss):
+    """SAKI in one backward pass, for every loss; the teacher's likeliest token is that of a fresh pass."""
+    pair = tiny_pair(V)
+    rollouts = rollouts_of(pair, "trb_0.5", loss, imitates=True)
+    arm = arm_at(SakiWarmup(), ArmContext(step=0, rows=ROWS, seed=0, steps=100))
+    imitates_BT = arm.imitates(rollouts)
+    assert 0 < int(imitates_BT.sum()) < rollouts.num_tokens
+    for row, tokens, _, log_q in rows_of(pair, rollouts):
+        assert torch.equal(rollouts.teacher_top_BT[row, : len(tokens)], log_q.argmax(-1))
+    expected = whole_loss(pair, rollouts, loss, imitates_BT=imitates_BT)
+    expected.backward()
+    reference = gradients_of(pair.student.network)
+    stats = backward_reverse_kl(pair, rollouts, loss, imitates_BT=imitates_BT, **OPTIONS)
+    assert_same_gradient(gradients_of(pair.student.network), reference)
+    assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
+    plain = backward_reverse_kl(pair, rollouts, loss, **OPTIONS)
+    assert stats.reverse_kl == pytest.approx(plain.reverse_kl, rel=1e-6)
+
+
+def test_nothing_redrawn_is_the_loss_itself():
+    pair, loss = tiny_pair(V), TopKLoss(top_k=3)
+    rollouts = rollouts_of(pair, "trb_0.0", loss, imitates=True)
+    backward_reverse_kl(pair, rollouts, loss, **OPTIONS)
+    reference = gradients_of(pair.student.network)
+    backward_reverse_kl(pair, rollouts, loss, imitates_BT=rollouts.redrawn_BT, **OPTIONS)
+    for name, value in gradients_of(pair.student.network).items():
+        assert torch.equal(value, reference[name])
+
+
+def test_nll_is_the_cross_entropy_of_the_tokens():
+    """Supervised updates: the token mean over all samples, however they are cut into micro-batches."""
+    pair = tiny_pair(V)
+    samples = rollouts_of(pair, "teacher_forced", SampledLoss())
+    expected = (
+        sum(
+            cross_entropy(log_p, tokens.squeeze(-1), reduction="sum")
+            for _, tokens, log_p, _ in rows_of(pair, samples)
+        )
+        / samples.num_tokens
+    )
+    expected.backward()
+    reference = gradients_of(pair.student.network)
+    for budget, chunk in ((10_000, 10_000), (40, 7), (1, 1)):
+        options = {**OPTIONS, "token_budget": budget, "chunk_tokens": chunk}
+        stats = backward_nll(pair.student, samples, **options)
+        assert stats.loss == pytest.approx(float(expected.detach()), abs=1e-5)
+        assert_same_gradient(gradients_of(pair.student.network), reference)
+
+
+def test_sampled_reports_the_log_ratio_of_its_tokens():
+    pair, loss = tiny_pair(V), SampledLoss()
+    rollouts = rollouts_of(pair, "opd", loss)
+    stats = backward_reverse_kl(pair, rollouts, loss, **OPTIONS)
+    mask_BT = rollouts.mask_BT
+    ratio = (rollouts.student_logprob_BT - rollouts.teacher_logprob_BT)[mask_BT].mean()
+    assert stats.reverse_kl == pytest.approx(float(ratio), abs=1e-5)

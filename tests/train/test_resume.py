@@ -14,17 +14,20 @@ import torch
 
 from tests.train.experiments import small_run
 from trb_lab.errors import LabError
+from trb_lab.evaluate.suite import Suite
 from trb_lab.experiment import run_experiment
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
 from trb_lab.store.status import TrialState, attempt_count, attempts, state_of
 from trb_lab.train import checkpoint
+from trb_lab.worker import Stopped
 
 
 def final_bytes(run_dir: RunDir) -> dict[str, bytes]:
     folder = checkpoint.newest(run_dir).path
     names = (checkpoint.WEIGHTS, checkpoint.OPTIMIZER)
-    return {"metrics": run_dir.metrics.read_bytes(), **{name: (folder / name).read_bytes() for name in names}}
+    lines = {"metrics": run_dir.metrics.read_bytes(), "positions": run_dir.positions.read_bytes()}
+    return {**lines, **{name: (folder / name).read_bytes() for name in names}}
 
 
 @pytest.fixture(scope="module")
@@ -248,3 +251,41 @@ def test_rollout_and_training_pass_agree_on_log_probs(undisturbed):
     metrics, _ = undisturbed
     gaps = [json.loads(line)["train/logprob_gap"] for line in metrics["metrics"].splitlines()]
     assert 0 <= max(gaps) < 1e-5
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_stopped_inside_an_evaluation_goes_on_with_it(undisturbed, tmp_path, monkeypatch, at):
+    """The update is made and saved; the evaluation is done again, and the step's line is written once."""
+    expected, result = undisturbed
+    run_dir = small_run(tmp_path, checkpoint={"every": 50})
+    real = Suite.evaluate
+
+    def stops(self, step, **options):
+        if step == at:
+            return real(self, step, **{**options, "should_stop": lambda: True})
+        return real(self, step, **options)
+
+    monkeypatch.setattr(Suite, "evaluate", stops)
+    with pytest.raises(Stopped):
+        run_experiment(run_dir)
+    monkeypatch.undo()
+    assert state_of(run_dir) is TrialState.INTERRUPTED
+    saved = checkpoint.newest(run_dir)
+    assert saved.step == at + 1 and saved.pending["step"] == at
+    assert len(read_metrics(run_dir.metrics)) == at
+    again = run_experiment(run_dir)
+    assert final_bytes(run_dir) == expected
+    assert again["final"] == result["final"]
+    counted = [cost["total"]["student_tokens"] for cost in (again["cost"], result["cost"])]
+    assert counted[0] == counted[1]
+    assert [line["step"] for line in read_metrics(run_dir.timing)] == list(range(6))
+
+
+def test_divergence_is_seen_before_an_evaluation(tmp_path, monkeypatch):
+    diverged = {"lr": 1e30, "lr_warmup_steps": 0, "grad_clip": 1e30}
+    evaluated = []
+    monkeypatch.setattr(Suite, "evaluate", lambda self, step, **options: evaluated.append(step) or {})
+    run_dir = small_run(tmp_path, optim=diverged, eval={"sets": [], "every": 1})
+    with pytest.raises(LabError):
+        run_experiment(run_dir)
+    assert evaluated == [line["step"] for line in read_metrics(run_dir.metrics)]

@@ -10,11 +10,14 @@ from typing import Any
 from trb_lab.errors import LabError
 from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experiment
 
+from .fetch import fetch_all
 from .findings import Findings
 
 
-def check_files(paths: Sequence[Path], *, as_json: bool = False) -> int:
+def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = False) -> int:
     """Check experiment and sweep files; print a line for each check. Returns the exit code.
+
+    With `fetch`, hub models and data sets that the files name are downloaded first; else nothing is.
 
     0 when nothing failed, 2 when a file is written wrongly, 1 when the preflight of a valid file fails.
     """
@@ -31,6 +34,9 @@ def check_files(paths: Sequence[Path], *, as_json: bool = False) -> int:
             for message in str(error).splitlines():
                 findings.fail("", message)
             specs, code = [], 2
+        if fetch:
+            fetch_all([spec for _, spec in specs], findings)
+            code = max(code, int(findings.failed))
         _print_new(findings, 0, as_json)
         for label, spec in specs:
             code = max(code, _preflight(label, spec, findings, as_json))

@@ -12,10 +12,11 @@ from trb_lab.models import catalog
 from trb_lab.models.vocabulary import SharedVocabulary, check_support, share_vocabulary, stop_ids_of
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import ModelSpec
-from trb_lab.tasks.datasets import load_problems
-from trb_lab.tasks.grading import Grader, check_golds
+from trb_lab.spec.warmup import ARM_SPECS
+from trb_lab.tasks.grading import Grader, check_grader
 from trb_lab.tasks.problem import Problem
 
+from .data import SetChecks, check_training_data
 from .findings import Findings
 from .memory import ModelSize, check_memory, model_size
 
@@ -43,20 +44,27 @@ def preflight(spec: ExperimentSpec, findings: Findings) -> None:
     if student and teacher:
         with findings.guard("vocabulary"):
             vocabulary = _check_vocabulary(student, teacher, findings)
-            check_support(spec.loss, vocabulary)
+            check_support(spec.loss, vocabulary, spec.warmup)
     if student and teacher and vocabulary:
         _check_stops(student, teacher, vocabulary, findings)
-    problems: list[Problem] = []
-    with findings.guard("dataset"):
-        problems = load_problems(spec.dataset)
-        _check_dataset(spec, problems, findings)
-        with Grader(1, spec.resources.grading_timeout_seconds) as grader:
-            check_golds(problems, grader)
-    models = [m for m in (student, teacher) if m]
-    if problems and models:
-        with findings.guard("prompt"):
-            _check_prompts(spec, models, problems, findings)
-    _check_sets(spec, problems, findings)
+    with findings.guard("grader"):
+        check_grader(spec.grader)
+    if type(spec.warmup) not in ARM_SPECS:
+        with findings.guard("warmup.kind"):
+            from trb_lab.policy.arms import arm_function
+
+            arm_function(spec.warmup.kind)
+    with (
+        findings.guard("data"),
+        Grader(1, spec.resources.grading_timeout_seconds, name=spec.grader) as grader,
+    ):
+        problems = check_training_data(spec, findings, grader)
+        models = [m for m in (student, teacher) if m]
+        if problems and models:
+            with findings.guard("prompt"):
+                _check_prompts(spec, models, problems, findings)
+        seen_by = (student.tokenizer, student.spec) if student else None
+        SetChecks(spec, problems, seen_by, findings, grader).check()
     if student and teacher:
         with findings.guard("memory"):
             check_memory(spec, student.size, teacher.size, vocabulary.size if vocabulary else None, findings)
@@ -69,8 +77,7 @@ def _model(role: str, spec: ModelSpec, findings: Findings) -> _Model | None:
         if path is None:
             findings.warn(
                 role,
-                f"could not check: '{spec.name}' is not on this machine. Fetch it where there is a network: "
-                f"trb-lab models fetch {spec.name}",
+                f"could not check: '{spec.name}' is not on this machine. {catalog.how_to_get(spec.name)}",
             )
             return None
         config = _read_json(path / "config.json")
@@ -132,22 +139,6 @@ def _check_stops(student: _Model, teacher: _Model, vocabulary: SharedVocabulary,
     findings.ok("stop ids", f"student {names(student)}; teacher {names(teacher)}; {merged}")
 
 
-def _check_dataset(spec: ExperimentSpec, problems: list[Problem], findings: Findings) -> None:
-    if not problems:
-        findings.fail("dataset", "holds no problems.")
-        return
-    epochs = spec.steps * spec.rollout.prompts_per_step / len(problems)
-    answered = sum(p.answer is not None for p in problems)
-    used = f"{spec.steps} steps x {spec.rollout.prompts_per_step} prompts = {epochs:.2g} epochs"
-    text = f"{len(problems)} problems; {used}"
-    if answered == len(problems):
-        findings.ok("dataset", text)
-    else:
-        findings.warn(
-            "dataset", f"{text}; {len(problems) - answered} without an answer: they give no reward."
-        )
-
-
 def _check_prompts(
     spec: ExperimentSpec, models: list[_Model], problems: list[Problem], findings: Findings
 ) -> None:
@@ -199,31 +190,3 @@ def _check_prompts(
 def _shortened(text: str, limit: int = 120) -> str:
     shown = json.dumps(text, ensure_ascii=False)
     return shown if len(shown) <= limit else f"{shown[: limit // 2]} ... {shown[-limit // 2 :]}"
-
-
-def _check_sets(spec: ExperimentSpec, training: list[Problem], findings: Findings) -> None:
-    """Evaluation sets: size, reference answers that parse, no problem that is trained on."""
-    if not spec.eval.sets:
-        findings.warn("eval.sets", "none: the run is not evaluated. Add sets, for example arith/hard.")
-        return
-    trained = {p.prompt for p in training}
-    with findings.guard("eval.sets"), Grader(1, spec.resources.grading_timeout_seconds) as grader:
-        for i, entry in enumerate(spec.eval.sets):
-            subject = f"eval.sets[{i}] {entry.name}"
-            with findings.guard(subject):
-                problems = load_problems(entry.dataset, source=f"eval.sets[{i}].dataset")
-                unanswered = sum(p.answer is None for p in problems)
-                if unanswered:
-                    findings.fail(
-                        subject, f"{unanswered} of {len(problems)} problems have no answer to grade against."
-                    )
-                    continue
-                check_golds(problems, grader, source=f"eval.sets[{i}].dataset")
-                shared = sum(p.prompt in trained for p in problems)
-                text = f"{len(problems)} problems x {spec.eval.samples} samples, all reference answers parse"
-                if shared:
-                    findings.warn(
-                        subject, f"{text}; {shared} of them are trained on. Take another split or seed."
-                    )
-                else:
-                    findings.ok(subject, text)

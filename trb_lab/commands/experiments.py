@@ -93,6 +93,15 @@ def evaluate(
         typer.Option("--sets", metavar="SET", help="Evaluation set, repeatable: arith/hard."),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Samples a problem.")] = None,
+    at_k: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--at-k",
+            metavar="K",
+            min=1,
+            help="K of pass@k, mean@k and maj@k, repeatable. Default: all samples.",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the draws; a run's own gives its final scores.")
     ] = 0,
@@ -105,7 +114,7 @@ def evaluate(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a trained run or a model: pass@1 on evaluation sets.
+    """Score a trained run or a model on evaluation sets: pass@1, pass@k, mean@k, maj@k.
 
     Example: trb-lab eval arith-teacher --sets arith/hard --samples 8
     """
@@ -129,6 +138,7 @@ def evaluate(
                 store_of(context),
                 sets=sets or (),
                 samples=samples,
+                at_k=at_k or (),
                 seed=seed,
                 max_new_tokens=max_new_tokens,
             )
@@ -139,13 +149,25 @@ def evaluate(
 
 
 def _print_scores(result: dict[str, Any]) -> None:
+    """A table: one line a set; k in ascending order, a dash where a set has no score of that k."""
     final = result.get("final", result)
-    for name, row in final["sets"].items():
-        typer.echo(
-            f"{name}: pass@1 {row['pass_at_1']:.1%} +- {row['stderr']:.1%} (standard error), "
-            f"{row['num_problems']} problems x {row['num_samples']} samples"
-        )
-    typer.echo(f"mean: {final['mean_pass_at_1']:.1%}")
+    sets = final["sets"]
+    ks = sorted(
+        {int(key.removeprefix("maj_at_")) for row in sets.values() for key in row if "maj_at_" in key}
+    )
+    at_k = {f"{name}@{k}": f"{name}_at_{k}" for k in ks for name in ("pass", "mean", "maj")}
+    shares = {name: f"{name}_share" for name in ("truncated", "unboxed", "empty")}
+    lines = [["set", "problems", "samples", "pass@1", "stderr", *at_k, *shares, "time-outs"]]
+    for name, row in sets.items():
+        percents = ["pass_at_1", "stderr", *at_k.values(), *shares.values()]
+        cells = [f"{row[key]:.1%}" if key in row else "-" for key in percents]
+        timeouts = f"{row.get('timeouts', 0):.0f}"
+        lines.append([name, str(row["num_problems"]), str(row["num_samples"]), *cells, timeouts])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *rest in lines:
+        numbers = (cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))
+        typer.echo("  ".join([first.ljust(widths[0]), *numbers]))
+    typer.echo(f"mean of pass@1: {final['mean_pass_at_1']:.1%}")
 
 
 def check(
@@ -159,12 +181,17 @@ def check(
             "--schema", help="Print a JSON Schema instead: `--schema experiment` or `--schema sweep`."
         ),
     ] = False,
+    fetch: Annotated[
+        bool,
+        typer.Option("--fetch", help="First download the hub models and data sets that the files name."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> int:
     """Validate files, and preflight models and data without training.
 
     Every trial of a sweep is validated. Then: files, vocabulary, end-of-sequence ids, prompt templates, data
-    sizes, reference answers, and an estimate of the memory.
+    sizes, reference answers, evaluation problems that are trained on, and an estimate of the memory. Nothing is
+    downloaded without --fetch.
 
     Example: trb-lab check experiments/arith.yaml sweeps/kl_budget.yaml
     """
@@ -180,4 +207,4 @@ def check(
         raise UsageError("name at least one file: trb-lab check FILE...")
     from trb_lab.check import check_files
 
-    return check_files([Path(f) for f in files], as_json=as_json)
+    return check_files([Path(f) for f in files], as_json=as_json, fetch=fetch)

@@ -82,11 +82,49 @@ def export(
 
 
 @app.command()
+def prune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Bundled name, folder or hub id.")],
+    output_dir: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]",
+            help="New folder. Default, for bundled models: the cache, where the name MODEL-Nlayers stands for it.",
+        ),
+    ] = None,
+    layers: Annotated[
+        int | None, typer.Option("--layers", help="Layers to keep, spread evenly from the first to the last.")
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option("--keep", metavar="LAYERS", help="Layers to keep instead, from 0: 0,1,5.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a copy with fewer layers, untrained: a weak student of a model's own family.
+
+    Example: trb-lab models prune smollm2-135m --layers 27
+    """
+    from trb_lab.errors import UsageError
+    from trb_lab.models import catalog
+    from trb_lab.models.prune import prune_model
+    from trb_lab.spec.experiment import ModelSpec
+
+    try:
+        chosen = None if keep is None else [int(part) for part in keep.split(",")]
+    except ValueError:
+        raise UsageError(f"--keep {keep}: give layers with commas between, such as 0,1,5.") from None
+    folder, kept = prune_model(catalog.resolve(ModelSpec(name=model)), output_dir, layers=layers, keep=chosen)
+    if as_json:
+        print_json({"folder": str(folder), "kept_layers": kept})
+    else:
+        typer.echo(f"kept layers {', '.join(map(str, kept))}\nwritten: {folder}")
+
+
+@app.command()
 def fetch(
     name: Annotated[str, typer.Argument(metavar="HUB_ID", help="Model of the Hugging Face hub: owner/name.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
 ) -> None:
-    """Download a hub model, so that runs need no network.
+    """Download a hub model, so that runs need no network. For all that a file names: trb-lab check --fetch FILE
 
     Example: trb-lab models fetch Qwen/Qwen3-0.6B
     """

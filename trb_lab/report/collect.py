@@ -68,8 +68,8 @@ class SweepData:
     reference model. scores: one row a (run, evaluation set), trials and references (SCORE_COLUMNS). curves:
     one row a (run, step): CURVE_COLUMNS and CURVE_SCORE, those that any run has. checkpoints: one row a (trial,
     evaluated checkpoint, set that MEAN averages), the final one included. timing: one row a (run, step): `seconds`
-    of the step without its evaluation. costs: one row a completed trial with a cost ledger (COST_COLUMNS). sets: the plan's evaluation sets, as columns are
-    called. mean_sets: those of them that MEAN averages.
+    of the step without its evaluation. costs: one row a completed trial with a cost ledger (COST_COLUMNS). sets: the
+    plan's evaluation sets, as columns are called. mean_sets: those of them that MEAN averages.
     """
 
     name: str

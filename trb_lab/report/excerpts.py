@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from trb_lab.store.run_dir import Store
+from trb_lab.store.run_dir import RunDir, Store
 
 from .settings import Setting, reference_setting
 
@@ -27,6 +27,8 @@ class Token:
     text: str
     mark: int
     hint: str
+    redrawn: bool = False
+    """Whether it was redrawn."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,16 @@ class Pair:
 
 def step0_samples(store: Store, run_id: str) -> pd.DataFrame:
     """The run's sampled rollouts of step 0; an empty frame where none were kept."""
-    folder = store.trial(run_id).samples
+    return samples_at(store.trial(run_id), 0)
+
+
+def samples_at(run: RunDir, step: int) -> pd.DataFrame:
+    """The run's sampled rollouts of a step; an empty frame where none were kept."""
+    folder = run.samples
     if not any(folder.glob("*.parquet")):
         return pd.DataFrame()
     try:
-        return pd.read_parquet(folder, filters=[("step", "==", 0), ("source", "==", "rollout")])
+        return pd.read_parquet(folder, filters=[("step", "==", step), ("source", "==", "rollout")])
     except (OSError, ValueError):  # ArrowInvalid is a ValueError
         return pd.DataFrame()
 
@@ -80,25 +87,22 @@ def excerpts(store: Store, settings: list[Setting]) -> list[Pair]:
         for other in others:
             run = other.run_ids.get(seed)
             rows = step0_samples(store, run) if run else base.iloc[:0]
-            pairs = _pairs((reference, run_id, base), (other, str(run), rows)) if not rows.empty else []
+            sides = ((reference.title, run_id, base), (other.title, str(run), rows))
+            pairs = matched_pairs(*sides) if not rows.empty else []
             if pairs:
                 return pairs
     return []
 
 
-def _pairs(*sides: tuple[Setting, str, pd.DataFrame]) -> list[Pair]:
+def matched_pairs(*sides: tuple[str, str, pd.DataFrame], most: int = MAX_PROMPTS) -> list[Pair]:
+    """Prompts that both sides (title, run id, samples) kept, with one response of each; `most` of them at most."""
     (_, _, first), (_, _, second) = sides
     pairs: list[Pair] = []
     for prompt in first["prompt"]:
-        if (
-            len(pairs) < MAX_PROMPTS
-            and prompt in set(second["prompt"])
-            and prompt not in [p.prompt for p in pairs]
-        ):
+        if len(pairs) < most and prompt in set(second["prompt"]) and prompt not in [p.prompt for p in pairs]:
             rows = [frame[frame["prompt"] == prompt].sort_values("row").iloc[0] for _, _, frame in sides]
             responses = [
-                _excerpt(row, setting.title, run_id)
-                for row, (setting, run_id, _) in zip(rows, sides, strict=True)
+                _excerpt(row, title, run_id) for row, (title, run_id, _) in zip(rows, sides, strict=True)
             ]
             gold = rows[0].get("gold")
             pairs.append(Pair(str(prompt), "" if gold is None or gold != gold else str(gold), responses))
@@ -113,12 +117,14 @@ def _excerpt(row: pd.Series, title: str, run_id: str) -> Excerpt:
         c: _numbers(row.get(c), len(pieces))
         for c in ("redraw_probability", "student_logprob", "teacher_logprob")
     }
+    redrawn = _numbers(row.get("redrawn"), len(pieces))
     tokens = []
     for i, piece in enumerate(pieces[:MAX_TOKENS]):
         redraw, student, teacher = (columns[c][i] for c in columns)
         mark = 0 if redraw is None else (redraw >= POSSIBLE) + (redraw >= LIKELY)
         names = (("redraw probability", redraw), ("student log-prob", student), ("teacher log-prob", teacher))
-        tokens.append(Token(piece, int(mark), ", ".join(f"{n} {v:.2f}" for n, v in names if v is not None)))
+        hint = ", ".join(f"{n} {v:.2f}" for n, v in names if v is not None)
+        tokens.append(Token(piece, int(mark), hint, bool(redrawn[i])))
     return Excerpt(
         title,
         run_id,

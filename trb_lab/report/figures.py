@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .collect import SweepData
 from .plot_budget import budget_figure
+from .plot_cost import cost_figure
 from .plot_curves import early_figure, learning_figure
 from .plot_policy import policy_figure
 from .plot_style import FigureFiles, style
@@ -13,6 +14,7 @@ from .settings import Setting
 
 FIGURES = {
     "score_by_budget": budget_figure,
+    "score_by_cost": cost_figure,
     "learning_curves": learning_figure,
     "trust_region": policy_figure,
     "early_rollouts": early_figure,

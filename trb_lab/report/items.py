@@ -1,8 +1,8 @@
 """Item scores of runs: what each problem earned at each evaluated checkpoint, reduced as it is read.
 
-The files of a large sweep hold more rows than a memory does. So one file (one checkpoint, one set) is open at a time, four of
-its columns are read, and what is kept of it is its score on either half of the problems, and for the final checkpoint the score
-of each problem.
+The files of a large sweep hold more rows than a memory does. So one file (one checkpoint, one set) is open at a time,
+four of its columns are read, and what is kept of it is its score on either half of the problems. The scores of single
+problems are read again when they are asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from trb_lab.store.run_dir import RunDir, Store, read_json
 
@@ -40,8 +39,13 @@ class RunItems:
 
     halves: dict[tuple[int, str], Halves] = field(default_factory=dict)
     """(updates made, set) -> its scores on the two halves."""
-    final: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Set -> problem -> share of its samples that were right at the final checkpoint."""
+    final_files: dict[str, tuple[Path, tuple[int, str]]] = field(default_factory=dict)
+    """Set -> file with the final checkpoint's scores on it, and the (step, set) that they have there."""
+
+    def final_scores(self, name: str) -> dict[str, float]:
+        """Problem -> share of its samples that were right at the final checkpoint."""
+        file, key = self.final_files[name]
+        return _problem_scores(file)[key]
 
     def checkpoints(self, sets: Sequence[str]) -> list[int]:
         """Updates made, of the checkpoints that have item scores on all of these sets."""
@@ -77,33 +81,16 @@ def collect_items(store: Store, data: SweepData) -> dict[str, RunItems]:
 def read_items(run: RunDir, planned: Sequence[PlannedSet], steps: int) -> RunItems:
     """One run's item scores on the plan's sets; `steps` is what makes a checkpoint the final one."""
     final = ((read_json(run.result) or {}).get("final") or {}).get("sets") or {}
-    labels = _labels(planned, final)
+    labels = {key: label for label, key in keys_of(planned, final).items()}  # both files call a set the same
     items = RunItems()
-    for file in sorted((run.path / "items.parquet").glob("*.parquet")):
+    for file in sorted(run.items.glob("[!._]*.parquet")):
         for (step, name), scores in _problem_scores(file).items():
             label = labels.get(name)
             if label is not None and step >= 0:
                 items.halves[step + 1, label] = halves_of(scores)
                 if step + 1 == steps:
-                    items.final[label] = scores
-    for name, label in labels.items():
-        if any(key.startswith(f"{name}@") for key in final):
-            _drop_unless_meant(items, label, final[keys_of(planned, final)[label]])
+                    items.final_files[label] = (file, (step, name))
     return items
-
-
-def _labels(planned: Sequence[PlannedSet], final: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Name of a set in the item scores -> its label in the plan."""
-    return {key.partition("@")[0]: label for label, key in keys_of(planned, final).items()}
-
-
-def _drop_unless_meant(items: RunItems, label: str, entry: Mapping[str, Any]) -> None:
-    """Where a result holds several sets of one name, only scores that agree with the planned one's are its own."""
-    scores = items.final.get(label)
-    if scores is None or not math.isclose(mean(scores.values()), float(entry["pass_at_1"]), abs_tol=1e-9):
-        items.final.pop(label, None)
-        for key in [k for k in items.halves if k[1] == label]:
-            del items.halves[key]
 
 
 def _problem_scores(file: Path) -> dict[tuple[int, str], dict[str, float]]:

@@ -21,14 +21,17 @@ def markdown(report: Report) -> str:
         f"Trials: {told}{f' ({report.shared_rows})' * bool(report.shared_rows)}.",
     ]
     parts += ["## What came out", *map(markdown_escape, report.findings)]
-    parts += ["## Scores: pass@1 (%)", to_markdown(report.scores), _notes(report.scores.notes)]
+    for name, table in report.results:
+        title = f"Scores: {table.title}" if name == "table" else table.title
+        parts += [f"## {markdown_escape(title)}", to_markdown(table), _notes(table.notes)]
     parts += ["## Figures"] * bool(report.figures)
     for figure in report.figures:
         parts.append(
             f"![{figure.title}]({figure.svg.as_posix()})\n\n{markdown_escape(figure.caption)} "
             f"[PNG]({figure.png.as_posix()}), [data]({figure.csv.as_posix()})."
         )
-    parts += ["## Cost and health", to_markdown(report.health), _notes(report.health.notes)]
+    for _, table in report.costs:
+        parts += [f"## {markdown_escape(table.title)}", to_markdown(table), _notes(table.notes)]
     parts += _failed(report)
     parts += ["## What each setting changes", _changes(report)]
     versions = ", ".join(f"{code_span(v)} ({n} trials)" for v, n in report.code_versions.items()) or "unknown"

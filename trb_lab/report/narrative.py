@@ -1,15 +1,19 @@
 """What came out, in sentences made from the numbers.
 
 Nothing is called better or worse unless the difference from the reference arm survives Holm's correction
-for all the settings that were compared with it; every claim carries its interval and its number of seeds.
+for all that were compared with it: every setting of every arm, at the final checkpoint, and again every arm with its
+whole grid, under the fair selection rule. Every claim carries its interval and its number of seeds.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
-from .collect import SweepData
+from .arms import Arm, arm_differences
+from .collect import MEAN, SweepData
 from .plot_curves import early_steps, reference_score
+from .selection_table import optimism
 from .settings import UNFINISHED_STATES, Setting, differences, distinct, reference_setting
 from .stats import Difference, difference, holm, mean, pooled_sd, seeds_needed
 from .tables import signed
@@ -35,13 +39,13 @@ def shared_rows(data: SweepData) -> str:
     return f"{rows} rows, {runs} runs" if rows != runs else ""
 
 
-def findings(data: SweepData, settings: list[Setting]) -> list[str]:
-    """Paragraphs for the head of the report, most important first."""
+def findings(data: SweepData, settings: list[Setting], arms: Sequence[Arm] = ()) -> list[str]:
+    """Paragraphs for the head of the report, most important first; `arms` adds what the selection rules say."""
     reference = reference_setting(settings)
     settings = distinct(settings)
     gaps = differences(settings)
     compared = _versus(settings, reference, gaps) if data.mean_sets else NO_COMMON_SETS
-    paragraphs = [_completeness(data), compared]
+    paragraphs = [_completeness(data), compared, _rules(arms) if data.mean_sets else ""]
     paragraphs += [_anchors(data, reference), _early(data, settings, reference)]
     paragraphs.append(power_note(gaps))
     # No-break spaces keep numbers with their units.
@@ -105,6 +109,40 @@ def _versus(settings: list[Setting], reference: Setting | None, gaps: dict[str, 
         f"corrected for (Holm). Taken alone, {len(alone)} of {len(tested)} would pass; "
         f"{chance:.1f} would by chance if "
         f"no setting had an effect. {size[0].upper()}{size[1:]}, uncorrected."
+    )
+
+
+def _rules(arms: Sequence[Arm]) -> str:
+    """Arms with their whole grids under the fair rule, and what the paper's rule would have added."""
+    reference = next((a for a in arms if a.is_reference), None)
+    if reference is None or reference.fair is None or len(arms) < 2:
+        return ""
+    fair = [a for a in arms if a.fair is not None]
+    gaps = {k: g for k, g in arm_differences(fair, MEAN).items() if g.p_value is not None}
+    labels = {a.name: a.label for a in arms}
+    gains = {a.name: gain for a in fair if (gain := optimism(a.paper, a.fair)) is not None}
+    told = ""
+    if gains:
+        most = max(gains, key=lambda k: (gains[k], k))
+        tried = next(a.paper_tried for a in arms if a.name == most)
+        told = (
+            f" The paper's rule reports {signed(mean(gains.values()))} points more than the fair rule on average over "
+            f"arms, and at most {signed(gains[most])} ({labels[most]}, {tried} candidates tried)."
+        )
+    if not gaps:
+        return f"Under the fair rule no arm can be told from {reference.label}: there is no interval.{told}"
+    adjusted = holm({k: g.p_value for k, g in gaps.items() if g.p_value is not None})
+    certain = _by_size([k for k in gaps if adjusted[k] < 0.05], gaps)
+    against = (
+        f"{reference.label} at the 5 % level, corrected for {len(gaps)} arm{'s' * (len(gaps) != 1)} (Holm)"
+    )
+    if certain:
+        listed = "; ".join(f"{labels[k]} by {interval_words(gaps[k])}" for k in certain)
+        return f"Under the fair rule, different from {against}: {listed}.{told}"
+    largest = _by_size(list(gaps), gaps)[0]
+    return (
+        f"Under the fair rule no arm differs from {against}; the largest difference is "
+        f"{interval_words(gaps[largest])}, of {labels[largest]}.{told}"
     )
 
 

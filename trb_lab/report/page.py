@@ -44,11 +44,9 @@ def page(report: Report) -> str:
         counts=[
             (states[k], n) for k, n in report.counts.items() if n or k in ("planned", "completed", "failed")
         ],
-        # Both come from our own code and are escaped (text in figures is drawn as paths).
-        tables=[
-            (report.scores, Markup(to_html(report.scores, "scores"))),
-            (report.health, Markup(to_html(report.health, "health"))),
-        ],
+        # Tables and figures come from our own code and are escaped (text in figures is drawn as paths).
+        results=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.results],
+        costs=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.costs],
         figures=[(f, Markup(themed_svg(f))) for f in report.figures],
         light="".join(f"{name}:{light};" for name, (light, _) in variables.items()),
         dark="".join(f"{name}:{dark};" for name, (_, dark) in variables.items()),

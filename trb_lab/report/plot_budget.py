@@ -1,17 +1,20 @@
 """Figure 1: final score against the KL budget, one line a horizon, the reference arm as a dashed line with
 its band.
+
+A budget that is annealed and one that stays for the whole run are different things: an arm has lines of its own.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from .collect import MEAN, SweepData
-from .plot_style import INK, MARKERS, MUTED, WIDTH_INCHES, FigureFiles, below, ramp, save
+from .plot_style import INK, MARKERS, MUTED, WIDTH_INCHES, FigureFiles, below, colours_of, ramp, save
 from .settings import Setting, reference_setting, setting_key
 from .stats import Interval, t_interval
 
@@ -31,12 +34,15 @@ def series_of(data: SweepData, settings: list[Setting]) -> dict[str, list[Settin
             rest = {k: v for k, v in spec.items() if k not in ("seed", "warmup", "name")}
             key = json.dumps([setting.arm, warmup, rest], sort_keys=True)
             groups.setdefault(key, []).append(setting)
-    ordered = sorted(groups.values(), key=lambda g: (g[0].horizon_steps, g[0].key))
+    ordered = sorted(
+        groups.values(), key=lambda g: (g[0].kind != "trb", g[0].arm, g[0].horizon_steps, g[0].key)
+    )
     several_arms = len({g[0].arm for g in ordered}) > 1
     labelled: dict[str, list[Setting]] = {}
     for group in ordered:
         first = group[0]
-        label = f"{first.arm}, " * several_arms + f"horizon {first.horizon_steps} steps"
+        lasting = f"horizon {first.horizon_steps} steps" if first.warms_up else "whole run"
+        label = f"{first.label}, " * several_arms + lasting
         if label in labelled:  # something besides budget and horizon varies: say the whole setting
             label = first.title
         labelled[label] = sorted(group, key=lambda s: s.kl_budget or 0.0)
@@ -53,9 +59,12 @@ def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     if not series:
         return None
     figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.2))
-    rows = _reference_band(axes, reference_setting(settings))
+    reference = reference_setting(settings)
+    rows = []
+    if (interval := reference_band(axes, reference)) is not None and reference is not None:
+        rows.append(_csv_row(reference.title, None, reference.horizon_steps, interval))
     budgets = sorted({s.kl_budget or 0.0 for group in series.values() for s in group})
-    colours = ramp(len(series))
+    drawn = _colours(series)
     for i, (label, group) in enumerate(series.items()):
         dodge = 1.05 ** (i - (len(series) - 1) / 2)  # so that intervals at one budget stand side by side
         intervals = [t_interval(list(s.mean_scores().values())) for s in group]
@@ -63,9 +72,10 @@ def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
         axes.errorbar(
             xs,
             [100 * v.mean for v in intervals],
-            yerr=[100 * (v.half_width or 0.0) for v in intervals],
+            yerr=bars(intervals),
             label=label,
-            color=colours[i],
+            color=drawn[label],
+            linestyle="-" if group[0].warms_up else "--",
             marker=MARKERS[i % len(MARKERS)],
             capsize=3,
             elinewidth=1.2,
@@ -78,31 +88,54 @@ def budget_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.set_xlim(budgets[0] / 1.35, budgets[-1] * 1.35)
-    axes.set_ylim(*_limits(rows))
-    axes.set_xlabel("initial KL budget (nats a token, log scale)")
-    axes.set_ylabel(_score_label(data))
+    axes.set_ylim(*limits(rows))
+    axes.set_xlabel("KL budget, initial where it is annealed (nats a token, log scale)")
+    axes.set_ylabel(score_label(data))
     below(axes, anchor=-0.17)
     caption = (
         "Final score against the KL budget. Bars: Student-t 95 % interval over seeds (none where "
-        "one seed finished); "
-        "a bar that reaches the frame goes on beyond it. Points at one budget are set side by side."
+        "one seed finished), within 0 and 100 %. Points at one budget are set side by side. Whole run: the budget is "
+        "not annealed."
     )
     return save(figure, pd.DataFrame(rows), out, "score_by_budget", "Score against KL budget", caption)
 
 
-def _reference_band(axes: Axes, reference: Setting | None) -> list[dict[str, Any]]:
-    """The reference arm across all budgets: dashed, with its interval; returns its row of the CSV."""
+def _colours(series: dict[str, list[Setting]]) -> dict[str, str]:
+    """Horizons of an arm with several lines lie on the ramp; an arm with one line has its own colour."""
+    by_arm: dict[str, list[str]] = {}
+    for label, group in series.items():
+        by_arm.setdefault(group[0].arm, []).append(label)
+    own = colours_of({group[0].arm: group[0].kind for group in series.values()})
+    colours: dict[str, str] = {}
+    on_ramp = max(by_arm, key=lambda arm: len(by_arm[arm]))
+    for arm, labels in by_arm.items():
+        shades = ramp(len(labels)) if arm == on_ramp else [own[arm]] * len(labels)
+        colours |= dict(zip(labels, shades, strict=True))
+    return colours
+
+
+def bars(intervals: Sequence[Interval]) -> list[list[float]]:
+    """Lengths of error bars in percent, below and above the means; a score cannot lie outside 0 and 100."""
+    return [
+        [100 * min(v.half_width or 0.0, v.mean) for v in intervals],
+        [100 * min(v.half_width or 0.0, 1.0 - v.mean) for v in intervals],
+    ]
+
+
+def reference_band(axes: Axes, reference: Setting | None) -> Interval | None:
+    """The reference arm across the axes: dashed, with its interval, which is returned."""
     if reference is None or not reference.mean_scores():
-        return []
+        return None
     interval = t_interval(list(reference.mean_scores().values()))
     told = " (band: 95 % interval)" if interval.half_width is not None else " (one seed)"
-    level, half = 100 * interval.mean, 100 * (interval.half_width or 0.0)
+    level = 100 * interval.mean
+    below_it, above = (side[0] for side in bars([interval]))
     axes.axhline(level, color=INK, linestyle="--", linewidth=1.5, label=reference.title + told)
-    axes.axhspan(level - half, level + half, color=MUTED, alpha=0.16, linewidth=0)
-    return [_csv_row(reference.title, None, reference.horizon_steps, interval)]
+    axes.axhspan(level - below_it, level + above, color=MUTED, alpha=0.16, linewidth=0)
+    return interval
 
 
-def _score_label(data: SweepData) -> str:
+def score_label(data: SweepData) -> str:
     return f"pass@1 (%), mean of {len(data.mean_sets)} sets" if len(data.mean_sets) > 1 else "pass@1 (%)"
 
 
@@ -118,12 +151,11 @@ def _csv_row(label: str, budget: float | None, horizon: int, interval: Interval)
     }
 
 
-def _limits(rows: list[dict[str, Any]]) -> tuple[float, float]:
-    """Limits that show every mean, and every interval unless a two-seed one would flatten the rest."""
-    means = [100 * r["pass_at_1"] for r in rows]
-    room = max(4.0, 1.5 * (max(means) - min(means)))
-    low = min(100 * (r["pass_at_1"] - (r["half_width_95"] or 0)) for r in rows)
-    high = max(100 * (r["pass_at_1"] + (r["half_width_95"] or 0)) for r in rows)
-    low, high = max(low, min(means) - room), min(high, max(means) + room)
+def limits(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    """Limits that show every mean with its whole interval (columns pass_at_1 and half_width_95), and some room."""
+    intervals = [Interval(r["pass_at_1"], r["half_width_95"], r["num_seeds"]) for r in rows]
+    below_it, above = bars(intervals)
+    low = min(100 * v.mean - length for v, length in zip(intervals, below_it, strict=True))
+    high = max(100 * v.mean + length for v, length in zip(intervals, above, strict=True))
     margin = 0.05 * (high - low) or 1.0
-    return max(0.0, low - margin), min(100.0, high + margin)
+    return low - margin, high + margin

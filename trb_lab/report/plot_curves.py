@@ -21,14 +21,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LINES = 6
+"""Lines of one figure, where arms have several settings to draw."""
+MAX_ARMS = 12
+"""Arms of one figure, each with one line."""
+MAX_BANDS = 6
+"""Lines from which on bands are left out: they would cover each other."""
 REFERENCE_DASH = (0, (4, 2))
 
 
 def drawn_settings(data: SweepData, settings: list[Setting]) -> list[Setting]:
-    """A readable few: the best of each arm by final score, then second bests, in the order of the plan.
+    """The best setting of each arm by final score; where arms are few, second bests too. The reference comes first.
 
-    The reference setting stands for its arm and comes first. Before anything has finished, each arm's
-    first settings that have begun.
+    The reference setting stands for its arm. Before anything has finished, each arm's first settings that have
+    begun.
     """
     begun = set(data.curves["run_id"])
     settings = [s for s in settings if begun & set(s.run_ids.values())]
@@ -39,8 +44,8 @@ def drawn_settings(data: SweepData, settings: list[Setting]) -> list[Setting]:
         group.sort(key=_reference_then_best)
     chosen = [group[0] for group in by_arm.values()]
     if len(chosen) <= MAX_LINES - 2:
-        chosen += [group[1] for group in by_arm.values() if len(group) > 1]
-    keys = {s.key for s in chosen[:MAX_LINES]}
+        chosen += [group[1] for group in by_arm.values() if len(group) > 1][: MAX_LINES - len(chosen)]
+    keys = {s.key for s in chosen[:MAX_ARMS]}
     order = list(by_arm)
     return sorted((s for s in settings if s.key in keys), key=lambda s: order.index(s.arm))
 
@@ -77,21 +82,29 @@ class Line:
 
 
 def line_styles(settings: list[Setting]) -> dict[str, Line]:
-    """Setting key -> its line: the colour tells the arm, dashes and marker the arm's settings apart."""
+    """Setting key -> its line: the colour tells the arm, dashes and marker the arm's settings apart.
+
+    Where each arm has one line, markers too tell arms apart, for readers who cannot by colour.
+    """
     colours = colours_of({s.arm: s.kind for s in settings})
+    alone = len(colours) == len(settings)
     count: dict[str, int] = {}
     styles = {}
-    for setting in settings:
+    for i, setting in enumerate(settings):
         nth = count.get(setting.arm, 0)
         count[setting.arm] = nth + 1
         dash = REFERENCE_DASH if setting.is_reference else DASHES[nth % len(DASHES)]
-        styles[setting.key] = Line(colours[setting.arm], dash, MARKERS[nth % len(MARKERS)])
+        marker = MARKERS[(i if alone else nth) % len(MARKERS)]
+        styles[setting.key] = Line(colours[setting.arm], dash, marker)
     return styles
 
 
 def shade_warmup(axes: Axes, settings: list[Setting], named: bool) -> None:
-    """A grey ground up to each horizon that is drawn; it lies darker where more arms still warm up."""
-    horizons = sorted({s.horizon_steps for s in settings if s.horizon_steps})
+    """A grey ground up to each horizon that is drawn; it lies darker where more arms still warm up.
+
+    Arms that differ from plain distillation for the whole run have no warmup to shade.
+    """
+    horizons = sorted({s.horizon_steps for s in settings if s.warms_up})
     for horizon in horizons:
         axes.axvspan(
             0, horizon, color=SHADE, alpha=1 if horizon == horizons[-1] else 0.6, linewidth=0, zorder=0
@@ -117,6 +130,7 @@ def _draw(
     label: str | None,
     line: Line,
     marked: bool = False,
+    band: bool = True,
 ) -> None:
     axes.plot(
         x,
@@ -127,9 +141,10 @@ def _draw(
         marker=line.marker if marked else None,
         markersize=4,
     )
-    axes.fill_between(
-        x, scale * frame["low"], scale * frame["high"], color=line.colour, alpha=0.13, linewidth=0
-    )
+    if band:
+        axes.fill_between(
+            x, scale * frame["low"], scale * frame["high"], color=line.colour, alpha=0.13, linewidth=0
+        )
 
 
 def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
@@ -150,10 +165,11 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
         reference = None
     gaps = {s.key: gap_bands(data, s, reference) for s in chosen if reference and s.key != reference.key}
     gaps = {k: f for k, f in gaps.items() if not f.empty}
+    banded = len(scores) <= MAX_BANDS
     figure, grid = pyplot.subplots(
         1 + bool(gaps),
         1,
-        figsize=(WIDTH_INCHES, 4.4 + 1.8 * bool(gaps)),
+        figsize=(WIDTH_INCHES, 4.4 + 1.8 * bool(gaps) + 0.12 * max(0, len(scores) - MAX_LINES)),
         sharex=True,
         squeeze=False,
         height_ratios=[3, 2][: 1 + bool(gaps)],
@@ -164,10 +180,10 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
     for setting in chosen:
         if setting.key in scores:
             frame = scores[setting.key]
-            _draw(top, frame, frame["updates"], 100, setting.title, lines[setting.key], marked=True)
+            _draw(top, frame, frame["updates"], 100, setting.title, lines[setting.key], True, banded)
         if setting.key in gaps:
             frame = gaps[setting.key]
-            _draw(bottom, frame, frame["updates"], 100, None, lines[setting.key], marked=True)
+            _draw(bottom, frame, frame["updates"], 100, None, lines[setting.key], True, banded)
     _reference_marks(data, top)
     handles, labels = top.get_legend_handles_labels()
     if gaps and reference:
@@ -182,17 +198,19 @@ def learning_figure(data: SweepData, settings: list[Setting], out: Path) -> Figu
         for v, frames in (("score", scores), ("difference", gaps))
         for k, f in frames.items()
     ]
-    caption = _learning_caption(reference if gaps else None)
+    caption = _learning_caption(reference if gaps else None, banded)
     frame = pd.concat(tables, ignore_index=True)
     return save(figure, frame, out, "learning_curves", "Learning curves", caption)
 
 
-def _learning_caption(reference: Setting | None) -> str:
+def _learning_caption(reference: Setting | None, banded: bool) -> str:
     gap = f", and below it the difference from {reference.title} on the same seeds" if reference else ""
+    bands = "; bands: their range" if banded else " (their ranges are in the data)"
     return (
-        f"Score during training{gap}. Lines: mean over the seeds that got there; bands: their range; grey: "
-        f"warmup, up to the longest horizon drawn. At most {MAX_LINES} settings are drawn: the reference, "
-        "and of each arm those with the best final score, a choice that favours arms with more settings."
+        f"Score during training{gap}. Lines: mean over the seeds that got there{bands}; grey: "
+        "warmup, up to the longest horizon drawn. Of each arm the setting with the best final score is drawn (the "
+        f"reference stands for its own; second bests where arms are few; at most {MAX_ARMS} arms), a choice that "
+        "favours arms with more settings."
     )
 
 
@@ -247,8 +265,11 @@ def reference_score(data: SweepData, role: str) -> float | None:
 
 
 def early_steps(settings: list[Setting]) -> int:
-    """How many first steps count as early: the longest horizon, at least 10 and at most 50."""
-    return min(50, max([10, *(s.horizon_steps for s in settings)]))
+    """How many first steps count as early: the longest warmup, at least 10 and at most 50.
+
+    An arm that differs from plain distillation for the whole run says nothing of what is early.
+    """
+    return min(50, max([10, *(s.horizon_steps for s in settings if s.warms_up)]))
 
 
 def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
@@ -265,6 +286,7 @@ def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureF
     panels = [p for p in panels if p[0] in data.curves and data.curves[p[0]].notna().any()]
     if not panels or not chosen:
         return None
+    banded = len(chosen) <= MAX_BANDS
     last = min(early_steps(chosen), int(data.curves["step"].max()) + 1)
     figure, grid = pyplot.subplots(
         len(panels), 1, figsize=(WIDTH_INCHES, 1.2 + 2.3 * len(panels)), sharex=True, squeeze=False
@@ -275,7 +297,7 @@ def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureF
             frame = seed_bands(data, setting, column)
             frame = frame[frame["step"] < last]
             if not frame.empty:
-                _draw(axes, frame, frame["step"], scale, setting.title, styles[setting.key])
+                _draw(axes, frame, frame["step"], scale, setting.title, styles[setting.key], band=banded)
                 tables.append(frame.assign(setting=setting.key, metric=column))
         axes.set_ylabel(title)
         axes.set_xlim(0, max(1, last - 1))
@@ -285,7 +307,8 @@ def early_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureF
     caption = (
         f"The first {last} steps: what share of the rollouts that the student learns from is "
         "correct, and how long they "
-        "are. Lines: mean over seeds; bands: range over seeds. The same settings as in the learning curves."
+        f"are. Lines: mean over seeds{'; bands: range over seeds' if banded else ''}. The same settings as in the "
+        "learning curves."
     )
     return save(
         figure, pd.concat(tables, ignore_index=True), out, "early_rollouts", "Early rollouts", caption

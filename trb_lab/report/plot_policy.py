@@ -27,17 +27,22 @@ METRICS = ["policy/schedule", "policy/kl_mean", "policy/beta_mean", "policy/redr
 
 
 def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
-    """2 x 2 panels for the TRB settings; None where none has run."""
+    """2 x 2 panels for the TRB settings, or for those of the other arms with a KL budget where no TRB has run.
+
+    Arms of several kinds are never drawn together: the same budget means another thing in each.
+    """
     from matplotlib import pyplot
 
     ran = set(data.curves["run_id"])
-    trb = [s for s in settings if s.kind == "trb" and s.kl_budget and ran & set(s.run_ids.values())]
+    budgeted = [s for s in settings if s.kl_budget and ran & set(s.run_ids.values())]
+    kind = min((s.kind for s in budgeted), key=lambda k: (k != "trb", k), default=None)
+    trb = [s for s in budgeted if s.kind == kind]
     chosen, styles = _chosen(trb)
     if not chosen or "policy/schedule" not in data.curves:
         return None
     bands = {(s.key, m): seed_bands(data, s, m) for s in chosen for m in METRICS}
     last = max(s.horizon_steps for s in chosen)
-    shown = last + max(2, last // 4)
+    shown = min(last + max(2, last // 4), max(s.steps for s in chosen))
     figure, grid = pyplot.subplots(2, 2, figsize=(WIDTH_INCHES + 0.8, 5.6), sharex=True)
     for setting in chosen:
         colour, dash = styles[setting.key]
@@ -61,7 +66,7 @@ def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
     _legend(figure, chosen, styles, reference)
     tables = [f.assign(setting=k, metric=m) for (k, m), f in bands.items() if not f.empty]
     caption = (
-        "What the trust region did during warmup. Thick: mean over seeds with the range over "
+        f"What the trust region did ({chosen[0].label}). Thick: mean over seeds with the range over "
         "seeds as band; thin: the "
         "budget in force (KL panel) and the bound sqrt(budget / 2) on the redraw rate that it "
         "implies. Teacher entropy "

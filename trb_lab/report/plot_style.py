@@ -28,8 +28,14 @@ INK = "#1a1d21"
 MUTED = "#5b6570"
 GRID = "#dde1e6"
 SHADE = "#eceff2"
-SERIES = ["#0072b2", "#c8500a", "#00805a", "#a8488a", "#9a6b00", "#2a93c7", "#6b5bd0"]
+SERIES = [
+    "#0072b2", "#c8500a", "#00805a", "#a8488a", "#9a6b00", "#2a93c7", "#6b5bd0", "#d1324b", "#6f8f00", "#7a4b2f",
+]  # fmt: skip
 """Arm families in order; near Okabe and Ito's, darkened to 4:1 on white."""
+SERIES_DARK = [
+    "#56b4e9", "#ff9152", "#3cc79a", "#e591c4", "#e6b13c", "#9ad7f5", "#a99df5", "#ff8095", "#b5d05a", "#c9a188",
+]  # fmt: skip
+"""The same on the page's dark ground."""
 RAMP = ["#440154", "#433880", "#31678d", "#20908c", "#36a866", "#7db92f"]
 """Ordered quantities (budgets, horizons): viridis."""
 DARK = {
@@ -37,18 +43,25 @@ DARK = {
     MUTED: "#a3adb8",
     GRID: "#343b43",
     SHADE: "#242a31",
-    **dict(
-        zip(
-            SERIES, ["#56b4e9", "#ff9152", "#3cc79a", "#e591c4", "#e6b13c", "#9ad7f5", "#a99df5"], strict=True
-        )
-    ),
+    **dict(zip(SERIES, SERIES_DARK, strict=True)),
     **dict(zip(RAMP, ["#b08be6", "#8f9cf0", "#6cb2e6", "#45c9c0", "#6ddc8f", "#d3e04a"], strict=True)),
 }
 """Colour on white -> colour on the page's dark ground."""
-KIND_COLOURS = {"opd": INK, "trb": SERIES[0], "teacher_forced": SERIES[1], "mixture": SERIES[2]}
+KIND_COLOURS = {
+    "opd": INK,
+    "trb": SERIES[0],
+    "teacher_forced": SERIES[1],
+    "mixture": SERIES[2],
+    "skd": SERIES[3],
+    "temperature": SERIES[4],
+    "fixed_epsilon": SERIES[5],
+    "saki": SERIES[6],
+    "veto": SERIES[7],
+    "sft": SERIES[8],
+}
 """Arms of the shipped kinds keep their colour across sweeps; further kinds take the next free one."""
 DASHES = ["-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4))]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "h"]
 
 WIDTH_INCHES = 6.4
 
@@ -117,14 +130,15 @@ def style() -> Iterator[None]:
 
 def colours_of(kinds: dict[str, str]) -> dict[str, str]:
     """Arm -> colour, from arm -> kind: the first arm of a shipped kind has its kind's, others the next free
-    one.
+    one, of those first that no kind has.
     """
-    free = [c for c in SERIES if c not in KIND_COLOURS.values()]
     colours: dict[str, str] = {}
     for arm, kind in kinds.items():
         own = KIND_COLOURS.get(kind)
-        colours[arm] = own if own and own not in colours.values() else free.pop(0) if free else MUTED
-    return colours
+        if own and own not in colours.values():
+            colours[arm] = own
+    free = sorted((c for c in SERIES if c not in colours.values()), key=lambda c: c in KIND_COLOURS.values())
+    return {arm: colours.get(arm) or (free.pop(0) if free else MUTED) for arm in kinds}
 
 
 def ramp(n: int) -> list[str]:
@@ -137,14 +151,19 @@ def ramp(n: int) -> list[str]:
 
 def below(
     axes: Axes,
-    columns: int = 2,
+    columns: int | None = None,
     anchor: float = -0.2,
     handles: list | None = None,
     labels: list[str] | None = None,
 ) -> None:
-    """A legend under the axes, where it cannot cover data; of these axes' lines unless others are given."""
+    """A legend under the axes, where it cannot cover data; of these axes' lines unless others are given.
+
+    Two columns, or three where many short labels would make it taller than the figure.
+    """
     if handles is None or labels is None:
         handles, labels = axes.get_legend_handles_labels()
+    if columns is None:
+        columns = 3 if len(labels) > 6 and max(map(len, labels)) <= 24 else 2
     if handles:
         axes.legend(
             handles,

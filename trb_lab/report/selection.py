@@ -1,10 +1,10 @@
 """Choosing among checkpoints and settings: the paper's rule, and one that does not reward the number of tries.
 
-The paper's rule takes the candidate with the highest score and reports that very score. The largest of many noisy numbers is
-too large, the more so the more there are. The fair rule chooses on other data than it scores with. Problems are split in two
-halves; a seed is scored, on one half, with the candidate that did best on the other half over the *other* seeds, then the
-halves change places. Neither the luck of a problem nor that of a training seed is then counted twice. With a single seed the
-choice has to be made on the seed that is scored, and only the problems are apart.
+The paper's rule takes the candidate with the highest score and reports that very score. The largest of many noisy
+numbers is too large, the more so the more there are. The fair rule chooses on other data than it scores with. Problems
+are split in two halves; a seed is scored, on one half, with the candidate that did best on the other half over the
+*other* seeds, then the halves change places. Neither the luck of a problem nor that of a training seed is then counted
+twice. With a single seed the choice has to be made on the seed that is scored, and only the problems are apart.
 """
 
 from __future__ import annotations

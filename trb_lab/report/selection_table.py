@@ -11,7 +11,8 @@ from .stats import Difference, mean, t_interval
 from .tables import Cell, Row, Table, interval_text, percent, points, signed
 
 AVERAGE = "Avg"
-PAPER, FAIR, FINAL = "paper's rule", "fair rule", "final checkpoint"
+PAPER, FAIR, FINAL, CHOSEN = "paper", "fair", "final", "chosen"
+TITLES = {PAPER: "paper's rule", FAIR: "fair rule", FINAL: "final checkpoint", CHOSEN: "chosen by"}
 
 
 def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
@@ -24,9 +25,11 @@ def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
     names = [AVERAGE if s == MEAN else s for s in sets]
     against = [] if reference is None else [f"vs {reference.label}"]
     groups = {
-        PAPER: [*names, "tried", "chosen"],
-        FAIR: [*names, *against, "tried", "optimism", "chosen"],
-        FINAL: [AVERAGE, "runs"],
+        PAPER: [*names, "tried"],
+        FAIR: [*names, *against, "tried", "optimism"],
+        FINAL: [AVERAGE],
+        CHOSEN: [TITLES[PAPER], TITLES[FAIR]],
+        "": ["runs"],
     }
     rows = []
     for arm in arms:
@@ -34,29 +37,37 @@ def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
         if reference is not None:
             at = len(groups[PAPER]) + len(names)
             cells.insert(at, _gap_cell(arm, reference, gaps.get(arm.name)))
-        cells += [_final_cell(arm), Cell(str(arm.completed), float(arm.completed), note=arm.problems)]
+        cells += [
+            _final_cell(arm),
+            *_choice_cells(arm),
+            Cell(str(arm.completed), float(arm.completed), note=arm.problems),
+        ]
         rows.append(Row(arm.label, "baseline" if arm.is_reference else "arm", cells))
     return Table(
         title="Two selection rules, pass@1 (%)",
-        columns=[f"{group}: {column}" for group, columns in groups.items() for column in columns],
+        columns=[
+            f"{group}: {column}" if group else column
+            for group, columns in groups.items()
+            for column in columns
+        ],
         rows=rows,
         notes=_notes(arms, reference),
-        groups=[(group, len(columns)) for group, columns in groups.items()],
+        groups=[(TITLES.get(group, ""), len(columns)) for group, columns in groups.items()],
         head="arm",
     )
 
 
 def _paper_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
     if arm.paper is None:
-        return [Cell("–")] * (len(sets) + 2)
+        return [Cell("–")] * (len(sets) + 1)
     means = [mean(arm.paper.scores[name].values()) for name in sets]
     scores = [Cell(percent(value), value) for value in means]
-    return [*scores, _tried(arm.paper_tried), Cell(arm.describe(arm.paper))]
+    return [*scores, _tried(arm.paper_tried)]
 
 
 def _fair_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
     if arm.fair is None:
-        return [Cell("–", note="no item scores" if arm.completed else ""), *[Cell("–")] * (len(sets) + 2)]
+        return [Cell("–", note="no item scores" if arm.completed else ""), *[Cell("–")] * (len(sets) + 1)]
     cells = []
     for name in sets:
         interval = t_interval(list(arm.fair.scores[name].values()))
@@ -64,7 +75,11 @@ def _fair_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
         cells.append(Cell(interval_text(interval), interval.mean, interval.half_width, note=note))
     gain = optimism(arm.paper, arm.fair)
     told = Cell("–") if gain is None else Cell(signed(gain), gain)
-    return [*cells, _tried(arm.fair_tried), told, Cell(arm.describe(arm.fair))]
+    return [*cells, _tried(arm.fair_tried), told]
+
+
+def _choice_cells(arm: Arm) -> list[Cell]:
+    return [Cell(arm.describe(rule) if rule else "–") for rule in (arm.paper, arm.fair)]
 
 
 def optimism(paper: Chosen | None, fair: Chosen | None) -> float | None:
@@ -90,36 +105,36 @@ def _final_cell(arm: Arm) -> Cell:
 def _gap_cell(arm: Arm, reference: Arm, gap: Difference | None) -> Cell:
     if arm is reference or gap is None:
         return Cell("–")
-    notes = [] if gap.paired or gap.n == 1 else ["unpaired"]
-    notes += [] if arm.fair is not None and reference.fair is not None else ["final checkpoints"]
-    return Cell(points(gap), gap.mean, gap.half_width, note=", ".join(notes))
+    note = "" if gap.paired or gap.n == 1 else "unpaired"
+    rule = "" if arm.fair is not None and reference.fair is not None else " (final)"
+    return Cell(points(gap) + rule, gap.mean, gap.half_width, note=note)
 
 
 def _notes(arms: Sequence[Arm], reference: Arm | None) -> list[str]:
     notes = [
-        "Paper's rule: of all settings and evaluated checkpoints of an arm (their number is in `tried`), the one with the "
+        "Paper's rule: of all settings and evaluated checkpoints of an arm (tried: their number), the one with the "
         "highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more.",
-        "Fair rule: the choice is made on one half of the problems and on the other seeds, and scored on the other half and "
-        "the seed left out; then the halves change places. Intervals are Student-t over seeds. The halves are fixed by the "
-        "problems' ids, the same for every arm. `chosen` names the commonest choice.",
+        "Fair rule: for each seed the choice is made by the other seeds on one half of the problems, and scored by "
+        "this seed on the other half; then the halves change places. Intervals are Student-t over seeds. The halves "
+        "are fixed by the problems' ids, the same for every arm. What is named as chosen is the commonest choice.",
         "Optimism: points by which the paper's rule reports more than the fair rule.",
         "Final checkpoint: no choice at all, the mean over all settings of the arm.",
     ]
     if reference is not None:
         notes.append(
-            f"vs {reference.label}: difference of {AVERAGE} under the fair rule in points, paired by seed, with its 95 % "
-            "interval, not corrected for the number of arms."
+            f"vs {reference.label}: difference of {AVERAGE} under the fair rule in points, paired by seed, with its "
+            "95 % interval, not corrected for the number of arms."
         )
     scored = [a for a in arms if a.completed]
     if any(a.fair and len(a.fair.scores[MEAN]) == 1 for a in scored):
         notes.append(
-            "An arm with one finished seed has to choose on the seed that it is scored on: what its training owes to luck stays "
-            "in the score, and there is no interval."
+            "An arm with one finished seed has to choose on the seed that it is scored on: what its training owes to "
+            "luck stays in the score, and there is no interval."
         )
     absent = [a.label for a in scored if a.fair is None]
     if absent:
         notes.append(
-            f"Without item scores for every finished run, and so without the fair rule: {', '.join(absent)}. Compare their "
-            "final checkpoints. Runs made before item scores were kept have none."
+            f"Without item scores for every finished run, and so without the fair rule: {', '.join(absent)}. They "
+            "are compared at their final checkpoints: (final). Runs made before item scores were kept have none."
         )
     return notes

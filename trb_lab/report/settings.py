@@ -5,6 +5,7 @@ compares.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -47,26 +48,25 @@ class Setting:
         return 0 < self.horizon_steps < self.steps
 
     @property
-    def planned(self) -> int:
-        return len(self.states)
-
-    @property
     def completed(self) -> int:
         return sum(s == "completed" for s in self.states.values())
 
     @property
     def problems(self) -> str:
-        """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where no seed is left; empty when all
-        completed.
-        """
-        shown = [s if s in UNFINISHED_STATES else "missing" for s in self.states.values() if s != "completed"]
-        counts = {name: shown.count(name) for name in (*UNFINISHED_STATES, "missing")}
-        return ", ".join(
-            name if n == self.planned else f"{name} {n}/{self.planned}" for name, n in counts.items() if n
-        )
+        """What became of the seeds that did not complete; empty when all did."""
+        return unfinished(list(self.states.values()))
 
     def mean_scores(self) -> SeedScores:
         return self.scores.get(MEAN, {})
+
+
+def unfinished(states: Sequence[str]) -> str:
+    """`failed 1/3`, `running 2/3, missing 1/3`; `failed` where none completed; empty when all did."""
+    shown = [s if s in UNFINISHED_STATES else "missing" for s in states if s != "completed"]
+    counts = {name: shown.count(name) for name in (*UNFINISHED_STATES, "missing")}
+    return ", ".join(
+        name if n == len(states) else f"{name} {n}/{len(states)}" for name, n in counts.items() if n
+    )
 
 
 def setting_key(arm: str, setting: str) -> str:

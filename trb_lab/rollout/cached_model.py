@@ -48,6 +48,8 @@ class CachedModel:
         self.prefill_tokens = prefill_tokens
         self.pending_S = torch.zeros(slots, dtype=torch.int64, device=device)
         self.offset_S = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.fed_tokens = 0
+        """Positions that have gone through the model so far, prompts included, unused rows of captured passes not."""
         self.graphs: dict[tuple[int, int], _Graph] | None = {} if device.type == "cuda" else None
         # Captured passes share working memory: they run one after another, and their results are held apart.
         self.graph_pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
@@ -88,6 +90,7 @@ class CachedModel:
             self._prefill([unique[i][:-1] for i in part], width, mine)
 
     def _prefill(self, prompts: list[tuple[int, ...]], width: int, mine: list[tuple[int, int]]) -> None:
+        self.fed_tokens += sum(map(len, prompts))
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
@@ -118,6 +121,7 @@ class CachedModel:
         rows, tokens = ids_AG.shape
         result = self._eager(ids_AG) if self.graphs is None else self._replay(ids_AG)
         self.cache.lengths_S[:rows] += tokens
+        self.fed_tokens += rows * tokens
         return result
 
     def _eager(self, ids_AG: Tensor) -> Pass:

@@ -100,7 +100,8 @@ class Rollouts:
     kl_BT: Tensor
     """KL(mu || p) at each position, nats."""
     redraw_BT: Tensor
-    """The probability that the student's draft is redrawn; TV(p, mu) under the maximal coupling."""
+    """The probability that the student's draft is redrawn; TV(p, mu) under the maximal coupling, and where mu is drawn
+    from without a teacher: nothing is redrawn there."""
     redrawn_BT: Tensor
     """bool: the token was redrawn."""
     beta_BT: Tensor | None = None
@@ -146,6 +147,9 @@ class Rollouts:
 
 class RolloutEngine(Protocol):
     """Draws responses from a behaviour policy, and scores given responses with the teacher."""
+
+    tokens: dict[str, int]
+    """Positions that have gone through "student" and "teacher" so far, prompts included."""
 
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts: ...
 

@@ -33,6 +33,11 @@ class MicroBatch:
         )
 
 
+def sequence_tokens(rollouts: Rollouts, prompts: list[list[int]]) -> int:
+    """Positions of all rows that a pass over full sequences feeds: all but each row's last token."""
+    return sum(map(len, prompts)) + rollouts.num_tokens - len(prompts)
+
+
 def micro_batches(rollouts: Rollouts, prompts: list[list[int]], token_budget: int) -> list[MicroBatch]:
     """Split rows, longest first, so that b x L stays within the budget (one row at least)."""
     lengths = rollouts.lengths_B.tolist()

@@ -24,6 +24,7 @@ from .caches import Caches
 from .costs import measure_costs
 from .engine import Keep, RolloutRequest, Rollouts, Work
 from .judge import Judge, TeacherLook, Verdict, judge_for
+from .packing import sequence_tokens
 from .recorder import Recorder
 from .scoring import score_with_teacher
 
@@ -58,6 +59,7 @@ class TorchEngine:
         self.score_tokens = score_tokens
         self.chunk_tokens = chunk_tokens
         self.batch_invariant = batch_invariant
+        self.tokens = {"student": 0, "teacher": 0}
         models = (pair.student, pair.teacher)
         if batch_invariant and any(m.device.type != "cpu" or m.dtype != torch.float32 for m in models):
             raise UsageError(
@@ -90,6 +92,7 @@ class TorchEngine:
                 recorder.add(rows_A, position_A, count_A, verdict.columns)
                 for row, length, finished in ended:
                     recorder.end(row, length, finished)
+        self._count(batch)
         work = Work(block, rounds, rounds * block, drafted, drafted if behavior.needs_teacher else 0)
         return recorder.rollouts(request, work)
 
@@ -139,6 +142,13 @@ class TorchEngine:
         )
         return judge.judge(drafts_AG, look)
 
+    def _count(self, batch: Batch) -> None:
+        """Add what the batch's models were fed."""
+        for role, model in (("student", batch.student), ("teacher", batch.teacher)):
+            if model is not None:
+                self.tokens[role] += model.fed_tokens
+                model.fed_tokens = 0
+
     def make_room(self) -> None:
         """Give back caches that are too large to keep beside an update."""
         self.caches.release_if_large()
@@ -155,6 +165,7 @@ class TorchEngine:
     def score(self, rollouts: Rollouts, keep: Keep) -> None:
         """One batched teacher pass over finished rollouts; fills their teacher fields."""
         score_with_teacher(self.pair.teacher, rollouts, keep, self.score_tokens, self.chunk_tokens)
+        self.tokens["teacher"] += sequence_tokens(rollouts, rollouts.teacher_prompts or [])
 
 
 def _check(request: RolloutRequest, behavior: StepBehavior) -> None:

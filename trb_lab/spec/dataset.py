@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from .base import Spec
+from .named_sets import dataset_forms, evaluation_forms
 
 
 class ArithDataset(Spec):
@@ -47,25 +48,67 @@ class JsonlDataset(Spec):
 
 
 class HubDataset(Spec):
-    """A data set of the Hugging Face hub by id, with column names (extra `hub`)."""
+    """A data set of the Hugging Face hub by id, with column names (extra `hub`).
+
+    Read from files on this machine alone: a folder of that name, `$TRB_LAB_DATA/<owner>/<name>`, or the hub's cache,
+    in this order. `trb-lab check --fetch FILE` fetches it ahead.
+    """
 
     kind: Literal["hub"] = "hub"
     id: str
+    """Hub id (owner/name), or a local folder in the layout of one."""
     config: str | None = None
     split: str = "train"
     revision: str | None = None
+    """Commit to pin."""
     prompt_column: str = "prompt"
+    """Column of the problem; `conversations[from=human].value` picks out of a list of mappings."""
     answer_column: str | None = "answer"
+    answer_after: str | None = Field(None, min_length=1)
+    """The answer is what comes after the last such mark (GSM8K: `####`)."""
+    where: dict[str, Any] = {}
+    """Only rows whose column has this value, or one of these: `{domain: math}`."""
+    unique: bool = False
+    """Only the first row of each prompt."""
+    shuffle_seed: int | None = Field(None, ge=0)
+    """A random order, so that `limit` takes a random part; null keeps the rows' order."""
+    unreadable_answers: Literal["refuse", "drop"] = "refuse"
+    """What to do where math-verify cannot read a reference answer: refuse the set, or drop the problem and count it."""
+    limit: int | None = Field(None, ge=1)
+    """The first so many of what is left."""
+
+    @field_validator("where")
+    @classmethod
+    def _plain_values(cls, where: dict[str, Any]) -> dict[str, Any]:
+        for column, allowed in where.items():
+            values = allowed if isinstance(allowed, list) else [allowed]
+            if not values or not all(isinstance(v, str | int | float) for v in values):
+                raise ValueError(
+                    f"where.{column}: {allowed!r} is not allowed here. It takes a value (text, a number, "
+                    "true or false), or a list of them."
+                )
+        return where
+
+
+class ChampDataset(Spec):
+    """CHAMP's competition problems from the package champ-dataset (extra `champ`), those whose answer can be graded."""
+
+    kind: Literal["champ"] = "champ"
     limit: int | None = Field(None, ge=1)
 
 
 Dataset = Annotated[
-    ArithDataset | ReasoningGymDataset | JsonlDataset | HubDataset, Field(discriminator="kind")
+    Annotated[
+        ArithDataset | ReasoningGymDataset | JsonlDataset | HubDataset | ChampDataset,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(dataset_forms, json_schema_input_type=str | dict[str, Any]),
 ]
+"""A block with `kind`, or the name of a set in named_sets.py."""
 
 
 class EvalSet(Spec):
-    """A named evaluation set. The short form `arith/hard` stands for a bundled test set."""
+    """A named evaluation set. Short forms stand for bundled and well-known ones: `arith/hard`, `gsm8k`."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Column name in tables and metrics."""
@@ -81,15 +124,4 @@ class EvalSet(Spec):
         return name
 
 
-def _expand_bundled(value: Any) -> Any:
-    """`arith/hard` -> the bundled test set of that level, 200 problems."""
-    if isinstance(value, str) and value.startswith("arith/"):
-        level = value.removeprefix("arith/")
-        return {
-            "name": level,
-            "dataset": {"kind": "arith", "split": "test", "level": level, "num_examples": 200},
-        }
-    return value
-
-
-EvalSetField = Annotated[EvalSet, BeforeValidator(_expand_bundled, json_schema_input_type=str | EvalSet)]
+EvalSetField = Annotated[EvalSet, BeforeValidator(evaluation_forms, json_schema_input_type=str | EvalSet)]

@@ -183,7 +183,7 @@ class ExperimentSpec(Spec):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Working weights: auto is bfloat16 on GPU (float32 master weights in the optimiser) and float32 on CPU."""
     grader: str = "math_verify"
-    """Who tells right answers: math_verify, or a grader that an installed package registers (docs/arms.md)."""
+    """Who tells right answers: math_verify, or a grader that an installed package registers (docs/evaluation.md)."""
     steps: int = Field(400, ge=1)
     """Training steps, one update each."""
     seed: int = Field(0, ge=0)

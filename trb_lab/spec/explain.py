@@ -83,10 +83,19 @@ def _problem(entry: Any, root: Shape, draft: Draft) -> str:
     parent: Shape | None = None
     block: Any = draft.value
     value: Any = draft.value
+    passed_tag = False  # a kind may have a key of its own name: temperature
     for part in entry["loc"]:
-        is_key = isinstance(value, dict) and part in value
-        if shape is not None and shape.form == "union" and not is_key and part in dict(shape.kinds):
+        is_key = isinstance(value, dict) and part in value and value.get("kind") != part
+        if (
+            shape is not None
+            and shape.form == "union"
+            and not passed_tag
+            and not is_key
+            and part in dict(shape.kinds)
+        ):
+            passed_tag = True
             continue
+        passed_tag = False
         parent, block = shape, value
         path = (*path, part)
         shape = shape.child(part, value) if shape is not None else None
@@ -133,6 +142,9 @@ def _text(entry: Any, path: KeyPath, shape: Shape | None, parent: Shape | None, 
     hint = ""
     if shape is not None and shape.choices:
         hint = did_you_mean(str(given), [str(c) for c in shape.choices])
+    elif shape is not None and shape.names and isinstance(given, str):
+        kinds = [k for k, _ in shape.kinds]
+        hint = f" Write {{kind: {given}}}." if given in kinds else did_you_mean(given, shape.names)
     elif shape is not None and shape.form == "union" and isinstance(given, str):
         near = [k for k, _ in shape.kinds]
         hint = f" Write {{kind: {given}}}." if given in near else did_you_mean(given, near)

@@ -29,17 +29,18 @@ def with_plugins(group: str, builtin: tuple[type[Spec], ...]) -> Any:
 def _load(group: str, entry: Any, known: list[type[Spec]]) -> type[Spec]:
     package = entry.dist.name if entry.dist else "an installed package"
     where = f"{package}: entry point {entry.name!r} of group {group} ({entry.value})"
+    remedy = "Mend that package, or uninstall it."
     try:
         model = entry.load()
     except Exception as error:  # whatever a foreign module raises, the reader must learn whose it is
-        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}. {remedy}") from error
     base: Any = known[0].__mro__[1]
     fields: dict[str, Any] = getattr(model, "model_fields", {})
     if not (isinstance(model, type) and issubclass(model, base) and "kind" in fields):
-        raise UsageError(f"{where} is not a subclass of {base.__name__} with a field `kind`.")
+        raise UsageError(f"{where} is not a subclass of {base.__name__} with a field `kind`. {remedy}")
     kind = fields["kind"].default
-    if kind != entry.name:
-        raise UsageError(f"{where} has kind {kind!r}: the entry point must have the same name.")
     if any(kind == other.model_fields["kind"].default for other in known):
-        raise UsageError(f"{where}: the kind {kind!r} is taken.")
+        raise UsageError(f"{where}: the kind {kind!r} is taken. Give it another name, or uninstall that package.")
+    if kind != entry.name:
+        raise UsageError(f"{where} has kind {kind!r}: the entry point must have the same name. {remedy}")
     return model

@@ -31,7 +31,10 @@ class _Generator(GenerateJsonSchema):
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         inner = schema["schema"]
         text: JsonSchemaValue = {"type": "string"}
-        if inner["type"] == "tagged-union":
+        names = getattr(schema["function"]["function"], "names", None)
+        if names:
+            text["enum"] = list(names)
+        elif inner["type"] == "tagged-union":
             text["enum"] = [str(kind) for kind in inner["choices"]]
         return {"anyOf": [text, self.generate_inner(inner)]}
 

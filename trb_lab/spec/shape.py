@@ -35,6 +35,8 @@ class Shape:
     """list: shape of an entry; map: shape of a value (None for anything)."""
     expand: Expand | None = None
     """Turns the short form (text) into the long one; the identity for other values."""
+    names: tuple[str, ...] = ()
+    """The short forms, where they are listed."""
     types: tuple[type, ...] = ()
     """leaf: accepted Python types."""
     choices: tuple[Any, ...] = ()
@@ -107,6 +109,7 @@ def _of(annotation: Any, metadata: list[Any], **common: Any) -> Shape:
     before = next((m.func for m in metadata if isinstance(m, BeforeValidator)), None)
     if before is not None:
         common["expand"] = before
+        common["names"] = getattr(before, "names", ())
     if origin in (typing.Union, types.UnionType):
         options = [a for a in typing.get_args(annotation) if a is not type(None)]
         common["nullable"] = len(options) < len(typing.get_args(annotation))
@@ -167,11 +170,12 @@ def describe(shape: Shape | None) -> str:
         names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         text = " or ".join(names.get(t, t.__name__) for t in shape.types) or "any value"
     if shape.expand and shape.form in ("block", "union"):
-        text = (
-            f"a name, or {text}"
-            if shape.form == "block"
-            else f"one of {', '.join(k for k, _ in shape.kinds)}, or {text}"
-        )
+        if shape.names:
+            text = f"a name ({', '.join(shape.names)}), or {text}"
+        elif shape.form == "block":
+            text = f"a name, or {text}"
+        else:
+            text = f"one of {', '.join(k for k, _ in shape.kinds)}, or {text}"
     if shape.bounds:
         text += f", {shape.bounds}"
     return f"{text}, or null" if shape.nullable else text

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from .base import Spec
 from .plugins import with_plugins
@@ -148,10 +148,20 @@ class SkdWarmup(ArmSpec):
     teacher_temperature: float = Field(0.6, gt=0)
     """Temperature of the teacher that a replacement is drawn from."""
     variant: Literal["published", "released_code"] = "published"
-    """`released_code` holds a replacement to the same test as a draft."""
+    """`published` tests the student's draft. `released_code` tests a second draw of the student in its place and keeps
+    or replaces the draft by that."""
 
     def horizon(self, steps: int) -> int:
         return steps
+
+
+def _below_one(b: float) -> float:
+    if b >= 1:
+        raise ValueError(
+            f"{b} is outside [0, 1): the student settles at q^(1/(1-b)), which is the teacher's likeliest token alone "
+            "as b nears 1, and nothing beyond. The paper takes .2 to .8."
+        )
+    return b
 
 
 class VetoWarmup(ArmSpec):
@@ -159,8 +169,10 @@ class VetoWarmup(ArmSpec):
 
     kind: Literal["veto"] = "veto"
     teacher_in_rollout: ClassVar[bool] = False
-    b_start: float = Field(0.4, ge=0, lt=1)
-    """Initial exponent b of the student. At b = 1 the student would match itself."""
+    b_start: Annotated[float, AfterValidator(_below_one)] = Field(
+        0.4, ge=0, json_schema_extra={"exclusiveMaximum": 1}
+    )
+    """Initial exponent b of the student, below 1."""
     anneal: Anneal = LinearAnneal()
     """Shape of the decay of b: linear (the paper's), cosine, exponential, step or constant."""
     steps: int | None = Field(None, ge=1)

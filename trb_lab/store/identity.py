@@ -38,6 +38,11 @@ OMITTED_AT_VALUE: dict[str, Any] = {
     "rollout.batch_invariant": False,
     "grader": "math_verify",
     "warmup.kl_budget_mode": "token",
+    "dataset.answer_after": None,
+    "dataset.where": {},
+    "dataset.unique": False,
+    "dataset.shuffle_seed": None,
+    "dataset.unreadable_answers": "refuse",
 }
 """Dotted key -> value at which a field is left out.
 

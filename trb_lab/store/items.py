@@ -41,7 +41,11 @@ def write_items(run_dir: RunDir, step: int, set_name: str, rows: Sequence[dict[s
 
 
 def rename_set(run_dir: RunDir, old: str, new: str) -> None:
-    """Give the item scores of a set another name, at every step; those that have it already are left alone."""
+    """Give the item scores of a set another name, at every step.
+
+    A step that has scores under the new name keeps those: an earlier call was cut short, and what the old name
+    holds since then is not what it held.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,11 +53,11 @@ def rename_set(run_dir: RunDir, old: str, new: str) -> None:
         stem, _, name = file.stem.partition("-")
         if name != old:
             continue
-        table = pq.ParquetFile(file).read()
-        column = pa.array([new] * table.num_rows, pa.string())
-        _write(
-            run_dir, table.set_column(table.column_names.index("set"), "set", column), f"{stem}-{new}.parquet"
-        )
+        target = f"{stem}-{new}.parquet"
+        if not (run_dir.items / target).exists():
+            table = pq.ParquetFile(file).read()
+            column = pa.array([new] * table.num_rows, pa.string())
+            _write(run_dir, table.set_column(table.column_names.index("set"), "set", column), target)
         file.unlink()
 
 

@@ -19,23 +19,31 @@ from trb_lab.errors import LabError
 class NonFiniteMetric(LabError):
     """A value is NaN or infinite; `key` names it."""
 
-    def __init__(self, key: str, value: float, step: Any) -> None:
+    def __init__(self, key: str, value: float, where: str) -> None:
         self.key = key
         super().__init__(
-            f"{key} is {value} at step {step}: the run has diverged or a value overflowed. "
+            f"{key} is {value} at {where}: the run has diverged or a value overflowed. "
             "Lower optim.lr or optim.grad_clip, or look at the last samples of the run."
         )
 
 
-def _plain(key: str, value: Any, step: Any) -> Any:
+def _plain(key: str, value: Any, where: str) -> Any:
     """The value as JSON knows it: numpy and torch scalars become Python numbers; NaN and infinity raise."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(f"{key}/{k}", v, step) for k, v in value.items()}
+        return {str(k): _plain(f"{key}/{k}", v, where) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(key, entry, where) for entry in value]
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
-        raise NonFiniteMetric(key, value, step)
+        raise NonFiniteMetric(key, value, where)
     return value
+
+
+def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a line as JSON knows them. Raises NonFiniteMetric, naming the key, for NaN and infinity."""
+    where = f"SFT update {values['update']}" if "update" in values else f"step {values.get('step')}"
+    return {key: _plain(key, value, where) for key, value in values.items()}
 
 
 class MetricsWriter:
@@ -58,9 +66,7 @@ class MetricsWriter:
 
         Raises NonFiniteMetric, naming the key, for NaN and infinity; nothing is written then.
         """
-        step = values.get("step")
-        plain = {key: _plain(key, value, step) for key, value in values.items()}
-        line = (json.dumps(plain, sort_keys=True, allow_nan=False) + "\n").encode()
+        line = (json.dumps(plain_values(values), sort_keys=True, allow_nan=False) + "\n").encode()
         written = self._file.write(line)
         if written != len(line):  # a full disk: leave no torn line behind
             os.ftruncate(self._file.fileno(), self._offset)
@@ -76,6 +82,15 @@ class MetricsWriter:
             )
         os.ftruncate(self._file.fileno(), offset)
         self._offset = offset
+
+    def rewind(self, key: str, end: int) -> None:
+        """Drop the lines from the first one on whose `key` (step, update) is at least `end`."""
+        offset = 0
+        for after, line in iter_lines(self.path, 0, self._offset):
+            if line[key] >= end:
+                break
+            offset = after
+        self.truncate(offset)
 
     def sync(self) -> None:
         """Wait until everything is on disk; call before a checkpoint stores `offset`."""

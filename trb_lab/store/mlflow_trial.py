@@ -191,8 +191,12 @@ def _log_artifacts(tracking: Tracking, run_dir: RunDir, entry: Entry, state: Tri
     _log_samples(tracking, run_dir, entry)
     if state is not TrialState.RUNNING:
         # With these a report can be made from a tracking server alone.
-        for path in (run_dir.metrics, run_dir.timing, run_dir.attempts, run_dir.log, run_dir.result):
+        supervised = (run_dir.sft, run_dir.sft_timing)
+        training = (run_dir.metrics, run_dir.positions, run_dir.timing)
+        for path in (*supervised, *training, run_dir.attempts, run_dir.log, run_dir.result):
             log_new_file(tracking, entry, path)
+        for parquet in sorted(run_dir.items.glob("[!._]*.parquet")):
+            log_new_file(tracking, entry, parquet, run_dir.items.name)
 
 
 def new_entry(mlflow_run_id: str) -> Entry:

@@ -72,6 +72,11 @@ class RunDir:
         return self.path / "attempts.jsonl"
 
     @property
+    def data(self) -> Path:
+        """What the run trains on: {"problems", "dropped", "prompts_sha256", ...}; see docs/files.md."""
+        return self.path / "data.json"
+
+    @property
     def metrics(self) -> Path:
         """JSONL, deterministic values, one line a training step; a resume truncates it to the checkpoint's offset."""
         return self.path / "metrics.jsonl"
@@ -80,6 +85,21 @@ class RunDir:
     def timing(self) -> Path:
         """JSONL, clocks, rates, memory: {"step", "time", "seconds": {...}, ...}; append only."""
         return self.path / "timing.jsonl"
+
+    @property
+    def positions(self) -> Path:
+        """JSONL, deterministic, one line a sampled step: how the policies differ by position in the response."""
+        return self.path / "positions.jsonl"
+
+    @property
+    def sft(self) -> Path:
+        """JSONL, deterministic, one line a supervised update before training (arm `sft` alone)."""
+        return self.path / "sft.jsonl"
+
+    @property
+    def sft_timing(self) -> Path:
+        """JSONL, clocks of the supervised updates, as timing.jsonl with "update" for "step"; append only."""
+        return self.path / "sft_timing.jsonl"
 
     @property
     def rollout_costs(self) -> Path:

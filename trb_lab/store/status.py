@@ -45,7 +45,7 @@ LEGAL: dict[TrialState, frozenset[TrialState]] = {
 }
 """Where a trial may go from each state. A completed trial stays completed."""
 
-ERROR_CLASSES = ("code", "oom", "nan", "user", "killed")
+ERROR_CLASSES = ("code", "oom", "nan", "length_explosion", "kl_blow_up", "user", "killed")
 
 
 class IllegalTransition(LabError):

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sized
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.seeds import generator
-from trb_lab.spec.dataset import ArithDataset, Dataset, HubDataset, JsonlDataset, ReasoningGymDataset
+from trb_lab.spec.dataset import (
+    ArithDataset,
+    ChampDataset,
+    Dataset,
+    HubDataset,
+    JsonlDataset,
+    ReasoningGymDataset,
+)
+from trb_lab.store.contents import hash_file
 
-from .problem import Problem, answer_text
+from .problem import LoadedProblems, Problem, answer_text
 
-__all__ = ["ARITH_VERSION", "Problem", "PromptOrder", "dataset_version", "load_problems"]
+__all__ = ["ARITH_VERSION", "Problem", "PromptOrder", "dataset_version", "load_counted", "load_problems"]
 
 ARITH_VERSION = 1
 """Raise it when the arith generator gives other problems for the same spec."""
@@ -30,16 +37,26 @@ def load_problems(spec: Dataset, *, source: str = "dataset") -> list[Problem]:
 
     Raises:
         UsageError: the file, task, column or id cannot be used; the message says which and what there is.
+        NotAtHand: a hub data set is not on this machine.
         MissingExtra: the kind needs a package that is not installed.
     """
+    return load_counted(spec, source=source).problems
+
+
+def load_counted(spec: Dataset, *, source: str = "dataset") -> LoadedProblems:
+    """As `load_problems`, with the number of rows that cannot be used."""
     if isinstance(spec, ArithDataset):
-        return _load_arith(spec, source)
+        return LoadedProblems(_load_arith(spec, source), {})
     if isinstance(spec, JsonlDataset):
-        return _load_jsonl(spec, source)
+        return LoadedProblems(_load_jsonl(spec, source), {})
     if isinstance(spec, ReasoningGymDataset):
         from .gym import load_gym
 
-        return load_gym(spec, source)
+        return LoadedProblems(load_gym(spec, source), {})
+    if isinstance(spec, ChampDataset):
+        from .champ import load_champ
+
+        return load_champ(spec)
     from .hub import load_hub
 
     return load_hub(spec, source)
@@ -48,8 +65,9 @@ def load_problems(spec: Dataset, *, source: str = "dataset") -> list[Problem]:
 def dataset_version(spec: Dataset) -> str:
     """What decides the content of a data set besides its spec; part of a trial's identity.
 
-    Generated data: the generator's version. Files: a hash of their bytes. Hub ids: the revision. Generates
-    and downloads nothing. Raises UsageError where the file is missing, MissingExtra where the package is.
+    Generated data: the generator's version. Files: a hash of their bytes. Hub ids: the commit of the snapshot in the
+    hub's cache, or the revision where there is none. Generates and downloads nothing. Raises UsageError where the
+    file is missing, MissingExtra where the package is.
     """
     if isinstance(spec, ArithDataset):
         return f"arith-{ARITH_VERSION}"
@@ -59,26 +77,21 @@ def dataset_version(spec: Dataset) -> str:
         from .gym import gym_version
 
         return gym_version()
+    if isinstance(spec, ChampDataset):
+        from .champ import champ_version
+
+        return champ_version()
     assert isinstance(spec, HubDataset)
-    folder = Path(spec.id).expanduser()
-    if folder.is_dir():
-        return _content_version(sorted(p for p in folder.rglob("*") if p.is_file()))
-    return f"hub-{spec.revision or 'unpinned'}"
+    from .hub_files import locate
+
+    found = locate(spec)
+    if found is None:
+        return f"hub-{spec.revision or 'unpinned'}"
+    return f"hub-{found.commit}" if found.commit else _content_version(found.files())
 
 
 def _content_version(files: Iterable[Path]) -> str:
-    digests = []
-    for file in files:
-        stat = file.stat()
-        digests.append(_file_digest(str(file), stat.st_size, stat.st_mtime_ns))
-    return "sha256-" + hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _file_digest(path: str, size_bytes: int, mtime_ns: int) -> str:
-    """SHA-256 of a file's bytes; size and time of change are there for the cache alone."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return "sha256-" + hashlib.sha256("".join(map(hash_file, files)).encode()).hexdigest()[:16]
 
 
 def _load_arith(spec: ArithDataset, source: str) -> list[Problem]:

@@ -100,7 +100,7 @@ def _registered(entry: EntryPoint) -> GraderKind:
     extract = getattr(found, "extract", None)
     return GraderKind(
         entry.name,
-        re.sub(r"[^A-Za-z0-9.+]+", "_", f"{entry.name}-{_package(entry)}"),
+        re.sub(r"[^A-Za-z0-9@.+-]", "_", f"{entry.name}@{_package(entry)}"),
         f"{entry.module}:{entry.attr}",
         extract or extract_boxed,
         str.strip if extract else normal_form,  # blanks may matter in what it extracts (code)

@@ -22,6 +22,15 @@ class Problem:
     r"""Worked steps that end in `\boxed{answer}`, where the source has them."""
 
 
+@dataclass(frozen=True)
+class LoadedProblems:
+    """The problems of a data set, and how many of its rows were left out for what reason."""
+
+    problems: list[Problem]
+    left_out: dict[str, int]
+    """Reason -> number; rows that the spec itself does not ask for are not counted."""
+
+
 def answer_text(value: Any) -> str | None:
     """A stored answer (text, number or null) as text.
 

@@ -109,7 +109,10 @@ def _token_ids(tokenizer: Any, model_spec: ModelSpec, texts: list[str]) -> list[
     ids = []
     for start in range(0, len(texts), BATCH):
         batch = tokenizer(
-            texts[start : start + BATCH], add_special_tokens=add_special, return_attention_mask=False
+            texts[start : start + BATCH],
+            add_special_tokens=add_special,
+            return_attention_mask=False,
+            verbose=False,  # prompts over the limit are counted by us
         )
         ids += batch["input_ids"]
     return [_clean_ends(tokenizer, prompt, text) for prompt, text in zip(ids, texts, strict=True)]

@@ -1,6 +1,7 @@
 """Complete, atomic checkpoints without pickles.
 
-`checkpoints/step_000040/` holds the state after 40 updates: weights, optimiser (float32 masters and moments) and
+`checkpoints/step_000040/` holds the state after 40 updates (`sft_000010/`: after 10 supervised updates of the phase
+before step 0): weights, optimiser (float32 masters and moments) and
 `state.json` (step, offset of metrics.jsonl, sizes of the other files). There are no generator states and no data
 position to save: every draw and the prompt order are functions of (seed, step). The folder is filled under another
 name, flushed to disk and renamed; `state.json` is written last, so a folder without one, or with other sizes than
@@ -43,13 +44,20 @@ class SavedState:
     """What earlier steps have shown (policy/feedback.py), for anneals that follow it."""
     cpu_threads: int | None
     """Threads that the run has used: sums are not associative, so a resume takes as many. None on a GPU."""
+    sft_updates: int | None
+    """Supervised updates made, where the phase before step 0 is not over; None otherwise."""
+    pending: dict[str, Any] | None
+    """The last step, where its update is made and its evaluation was cut short (journal.StepRecord)."""
 
 
 def save(
     run_dir: RunDir, student: nn.Module, optimizer: MasterAdamW, state: dict[str, Any], keep: int
 ) -> Path:
-    """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`."""
-    final = run_dir.checkpoints / f"step_{state['step']:06d}"
+    """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`.
+
+    With `state["sft_updates"]` it is one of the supervised phase; the first one after the phase replaces those.
+    """
+    final = run_dir.checkpoints / _name(state)
     temporary = run_dir.checkpoints / f".tmp-{final.name}"
     for left in run_dir.checkpoints.glob(".tmp-*"):  # of a save that was killed, or met a full disk
         shutil.rmtree(left, ignore_errors=True)
@@ -64,11 +72,17 @@ def save(
     os.rename(temporary, final)
     _flush(run_dir.checkpoints)
     # Every other folder is older, or was found damaged and passed over when this run resumed behind it.
-    older = [folder for folder in _folders(run_dir) if _step_of(folder) < state["step"]]
-    damaged = [folder for folder in _folders(run_dir) if _step_of(folder) > state["step"]]
-    for folder in [*older[keep - 1 :], *damaged]:
-        shutil.rmtree(folder)
+    others = [folder for folder in _folders(run_dir) if folder != final]
+    older = [f for f in others if _order(f) < _order(final) and _order(f)[0] == _order(final)[0]]
+    for folder in others:
+        if folder not in older[: keep - 1]:
+            shutil.rmtree(folder)
     return final
+
+
+def _name(state: dict[str, Any]) -> str:
+    updates = state.get("sft_updates")
+    return f"step_{state['step']:06d}" if updates is None else f"sft_{updates:06d}"
 
 
 def _flush(path: Path) -> None:
@@ -81,12 +95,14 @@ def _flush(path: Path) -> None:
 
 def _folders(run_dir: RunDir) -> list[Path]:
     """Checkpoint folders, newest first."""
-    found = [p for p in run_dir.checkpoints.glob("step_*") if re.fullmatch(r"step_\d+", p.name)]
-    return sorted(found, key=_step_of, reverse=True)
+    found = [p for p in run_dir.checkpoints.glob("s*_*") if re.fullmatch(r"(step|sft)_\d+", p.name)]
+    return sorted(found, key=_order, reverse=True)
 
 
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
+def _order(folder: Path) -> tuple[bool, int]:
+    """The supervised phase comes before step 0."""
+    phase, _, number = folder.name.partition("_")
+    return phase == "step", int(number)
 
 
 def newest(run_dir: RunDir) -> SavedState | None:
@@ -109,6 +125,8 @@ def newest(run_dir: RunDir) -> SavedState | None:
                 state.get("redraw_ratio", 1.0),
                 state.get("feedback", {}),
                 state.get("cpu_threads"),
+                state.get("sft_updates"),
+                state.get("pending"),
             )
     return None
 

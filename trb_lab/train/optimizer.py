@@ -7,6 +7,7 @@ buffers, and copies the masters back. With float32 working weights the masters a
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -33,9 +34,18 @@ class MasterAdamW:
         self.masters = [
             p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.working
         ]
-        self.adamw = torch.optim.AdamW(
-            self.masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay
-        )
+        self.adamw = self._fresh_adamw()
+
+    def _fresh_adamw(self) -> torch.optim.AdamW:
+        spec = self.spec
+        return torch.optim.AdamW(self.masters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+
+    def renewed(self, spec: OptimSpec) -> MasterAdamW:
+        """A fresh optimiser of the same weights. The float32 masters go over as they are, the moments do not."""
+        fresh = copy.copy(self)
+        fresh.spec = spec
+        fresh.adamw = fresh._fresh_adamw()
+        return fresh
 
     def accumulate(self) -> None:
         """Add the working weights' gradients to the float32 masters' and free them."""
