@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -64,7 +65,8 @@ def tables(
     for eps in dict.fromkeys([*budgets, *(share * first for share in ANNEAL)]):
         blocks[eps] = setting.choose_block(setting.trb(eps), costs, _pilot(setting))
     for block in dict.fromkeys([1, *blocks.values()]):
-        _capture(setting, setting.trb(first), block)
+        if setting.device.type == "cuda":
+            _capture(setting, setting.trb(first), block)
     lock_step, anneal = f"TRB {first:g}, lock-step", f"TRB, anneal from {first:g}"
     contestants: dict[str, Callable[[int], Figures]] = {
         VANILLA: partial(_vanilla, setting),
@@ -156,10 +158,10 @@ def _pilot(setting: Setting) -> RolloutRequest:
 
 def _capture(setting: Setting, behavior: StepBehavior, block: int) -> None:
     """One round at every batch size that rows leaving may bring about: no graph is captured while the clock runs."""
-    if setting.device.type != "cuda":
-        return
     pilot = _pilot(setting)
     for rows in (size for size in (*ROW_BUCKETS, setting.rows) if size <= setting.rows):
         prompts = pilot.student_prompts[:rows]
         request = RolloutRequest(prompts, prompts, Draws.keyed(0, "pilot", 0, range(rows), 1), block)
-        setting.engine.rollout(request, behavior, setting.keep)
+        setting.engine.rollout(
+            request, replace(behavior, row_values=behavior.row_values[:rows]), setting.keep
+        )
