@@ -70,7 +70,8 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 blocks=BlockChooser(_fixed_block(spec)),
             )
             trainer.run()
-        return _write_result(run_dir, spec, suite, trainer, started)
+        result = _write_result(run_dir, spec, suite, trainer, started)
+    return _add_missing_sets(run_dir, spec, result)
 
 
 def _refuse_changed(config: dict[str, Any], spec: ExperimentSpec) -> None:
@@ -136,13 +137,18 @@ def _suite(
 
 
 def _final_sets(run_dir: RunDir, spec: ExperimentSpec, suite: Suite) -> dict[str, dict[str, Any]]:
-    """Scores of the last step's line, as result.json lists them."""
+    """Scores of the last step's line, as result.json lists them.
+
+    Sets that were added after that line was written are not in it.
+    """
     last = read_metrics(run_dir.metrics)[-1]
     prints = {s.name: set_fingerprint(s) for s in spec.eval.sets}
     sets: dict[str, dict[str, Any]] = {}
     for loaded in suite.sets:
         prefix = f"eval/{loaded.name}/"
         entry = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
+        if not entry:
+            continue
         sets[loaded.name] = {
             **entry,
             "fingerprint": prints[loaded.name],
@@ -178,8 +184,12 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
     names = missing_sets(result, prints)
     if not names:
         return result
-    missing = [s for s in spec.eval.sets if s.name in names]
     with locks.hold(run_dir.lock, f"run {run_dir.run_id}"):
+        result = read_json(run_dir.result)  # somebody else may have added sets before the lock was ours
+        names = missing_sets(result, prints)
+        if not names:
+            return result
+        missing = [s for s in spec.eval.sets if s.name in names]
         saved = checkpoint.newest(run_dir)
         if saved is None:
             raise LabError(f"{run_dir.path} has no checkpoint left to evaluate {', '.join(names)} from.")

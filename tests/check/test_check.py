@@ -62,7 +62,7 @@ def test_a_set_that_is_trained_on_is_told(checks: Checks, experiment: Path, tmp_
     code, found = checks(again)
     assert code == 0
     assert found["eval.sets[0] seen"]["state"] == "warn"
-    assert "5 of them are trained on" in found["eval.sets[0] seen"]["text"]
+    assert "5 of them share a passage" in found["eval.sets[0] seen"]["text"]
 
 
 def test_trials_of_a_sweep_share_a_preflight(

@@ -45,7 +45,7 @@ def test_a_passage_of_thirteen_words_is_told_with_an_example(
     code, found = checks(variant(own_sets(training, evaluation)))
     text = found["eval.sets[0] own"]["text"]
     assert (code, found["eval.sets[0] own"]["state"]) == (0, "warn")
-    assert "1 of them are trained on (13 words in a row" in text
+    assert "1 of them share a passage with a training prompt (13 words in a row" in text
     assert "For example test.jsonl:3 in training prompt train.jsonl:2: 'tom has three red" in text
 
 
@@ -56,7 +56,7 @@ def test_short_problems_overlap_as_whole_texts_alone(
     _, found = checks(variant(own_sets(training, jsonl(tmp_path / "test.jsonl", "1+1", "3 + 4"))))
     assert found["eval.sets[0] own"]["state"] == "ok"
     _, found = checks(variant(own_sets(training, jsonl(tmp_path / "test.jsonl", "1+1", "3 -  4"))))
-    assert "1 of them are trained on" in found["eval.sets[0] own"]["text"]
+    assert "1 of them share a passage" in found["eval.sets[0] own"]["text"]
 
 
 def test_evaluation_prompts_over_the_limit_are_counted(
@@ -153,4 +153,4 @@ def test_a_sweep_tells_once_for_trials_that_share_their_data(
         "arms: {opd: {overrides: {warmup: {kind: opd}}}, trb: {grid: {warmup.kl_budget: [0.1, 0.2]}}}\n"
     )
     check_files([sweep])
-    assert capsys.readouterr().out.count("are trained on") == 1
+    assert capsys.readouterr().out.count("share a passage") == 1

@@ -1,6 +1,8 @@
 """A stand-in for math-verify inside grading workers: the answer says how the worker behaves."""
 
 import os
+import subprocess
+import sys
 import time
 
 
@@ -8,6 +10,8 @@ def scripted(gold: str, answer: str) -> bool:
     print("libraries print; replies must survive it")
     if answer == "sleep":
         time.sleep(60)
+    if answer == "program":
+        return subprocess.run([sys.executable, "-c", "print(input())"], capture_output=True).returncode == 1
     if answer == "spin":
         while True:
             pass

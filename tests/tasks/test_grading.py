@@ -197,3 +197,8 @@ def test_the_shared_file_is_named_after_what_decides_verdicts(
     path = default_cache_path()
     assert path.parent == tmp_path
     assert "mathverify0." in path.name
+
+
+def test_a_verifier_that_runs_programs_does_not_let_them_wait_for_input(tmp_path: Path) -> None:
+    with Grader(1, 1.0, cache_path=tmp_path / "v.jsonl", verifier=SCRIPTED) as grader:
+        assert reasons(grader, "5", ["program", "5"]) == ["correct", "correct"]

@@ -14,7 +14,7 @@ from trb_lab.policy.eos import canonical_log_probs
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec.experiment import FullLoss, SampledLoss, TopKLoss
 from trb_lab.spec.warmup import SakiWarmup, VetoWarmup
-from trb_lab.train.objective import backward_nll, backward_reverse_kl, what_to_keep
+from trb_lab.train.objective import USUAL_TOP_K, backward_nll, backward_reverse_kl, what_to_keep
 
 LOSSES = [
     TopKLoss(top_k=3),
@@ -27,7 +27,10 @@ OPTIONS = {"token_budget": 40, "chunk_tokens": 7, "after_backward": lambda: None
 
 
 def rollouts_of(pair, arm, loss, imitates=False):
-    engine, keep = TorchEngine(pair, score_tokens=30, chunk_tokens=5), what_to_keep(loss, imitates=imitates)
+    engine, keep = (
+        TorchEngine(pair, score_tokens=30, chunk_tokens=5),
+        what_to_keep(loss, V, imitates=imitates),
+    )
     rollouts = engine.rollout(unequal_request(), ARMS[arm].behavior(ROWS), keep)
     if rollouts.teacher_logprob_BT is None:
         engine.score(rollouts, keep)
@@ -224,10 +227,11 @@ def test_nll_is_the_cross_entropy_of_the_tokens():
         assert_same_gradient(gradients_of(pair.student.network), reference)
 
 
-def test_sampled_reports_the_log_ratio_of_its_tokens():
+@pytest.mark.parametrize("arm", ["opd", "teacher_forced"])
+def test_sampled_reports_the_kl_of_the_students_likeliest_tokens(arm):
+    """Whatever drew the tokens: drawn from q, their mean log p - log q is -KL(q||p)."""
     pair, loss = tiny_pair(V), SampledLoss()
-    rollouts = rollouts_of(pair, "opd", loss)
-    stats = backward_reverse_kl(pair, rollouts, loss, **OPTIONS)
-    mask_BT = rollouts.mask_BT
-    ratio = (rollouts.student_logprob_BT - rollouts.teacher_logprob_BT)[mask_BT].mean()
-    assert stats.reverse_kl == pytest.approx(float(ratio), abs=1e-5)
+    stats = backward_reverse_kl(pair, rollouts_of(pair, arm, loss), loss, **OPTIONS)
+    wide = TopKLoss(top_k=min(USUAL_TOP_K, V))
+    expected = backward_reverse_kl(pair, rollouts_of(pair, arm, wide), wide, **OPTIONS)
+    assert stats.reverse_kl == pytest.approx(expected.reverse_kl, rel=1e-6) and stats.reverse_kl > 0

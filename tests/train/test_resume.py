@@ -16,6 +16,7 @@ from tests.train.experiments import small_run
 from trb_lab.errors import LabError
 from trb_lab.evaluate.suite import Suite
 from trb_lab.experiment import run_experiment
+from trb_lab.store import locks
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
 from trb_lab.store.status import TrialState, attempt_count, attempts, state_of
@@ -279,6 +280,60 @@ def test_stopped_inside_an_evaluation_goes_on_with_it(undisturbed, tmp_path, mon
     counted = [cost["total"]["student_tokens"] for cost in (again["cost"], result["cost"])]
     assert counted[0] == counted[1]
     assert [line["step"] for line in read_metrics(run_dir.timing)] == list(range(6))
+
+
+def arith_set(name, count=4):
+    return {
+        "name": name,
+        "dataset": {"kind": "arith", "split": "test", "level": name, "num_examples": count},
+    }
+
+
+def short_run(folder, *sets):
+    return small_run(
+        folder, steps=2, warmup={"kind": "opd"}, eval={"sets": list(sets), "samples": 1, "every": 2}
+    )
+
+
+def test_an_evaluation_that_was_cut_short_costs_once(tmp_path, monkeypatch):
+    sets = arith_set("easy"), arith_set("hard")
+    whole = run_experiment(short_run(tmp_path / "whole", *sets))
+    run_dir, real = short_run(tmp_path / "cut", *sets), Suite._evaluate_set
+
+    def stops_at_the_second(self, loaded, step, into, should_stop):
+        return real(self, loaded, step, into, (lambda: True) if loaded.name == "hard" else should_stop)
+
+    monkeypatch.setattr(Suite, "_evaluate_set", stops_at_the_second)
+    with pytest.raises(Stopped):
+        run_experiment(run_dir)
+    monkeypatch.undo()
+    tokens = [r["cost"]["phases"]["eval"]["student_tokens"] for r in (run_experiment(run_dir), whole)]
+    assert tokens[0] == tokens[1]
+
+
+def test_a_set_added_between_the_last_step_and_the_result(tmp_path):
+    run_dir = short_run(tmp_path, arith_set("easy"))
+    before = run_experiment(run_dir)["final"]["sets"]
+    run_dir.result.unlink()
+    result = run_experiment(short_run(tmp_path, arith_set("easy"), arith_set("medium")))
+    assert set(result["final"]["sets"]) == {"easy", "medium"}
+    assert result["final"]["sets"]["easy"] == before["easy"]
+    assert json.loads(run_dir.result.read_text()) == result
+
+
+def test_sets_that_another_process_adds_meanwhile_stay(tmp_path, monkeypatch):
+    run_dir = short_run(tmp_path, arith_set("easy"))
+    run_experiment(run_dir)
+    again, hold = short_run(tmp_path, arith_set("medium")), locks.hold
+
+    def after_another(path, what):
+        result = json.loads(run_dir.result.read_text())
+        result["final"]["sets"]["theirs"] = {"fingerprint": "0" * 16, "pass_at_1": 0.5}
+        run_dir.result.write_text(json.dumps(result))
+        return hold(path, what)
+
+    monkeypatch.setattr(locks, "hold", after_another)
+    assert set(run_experiment(again)["final"]["sets"]) == {"easy", "medium", "theirs"}
 
 
 def test_divergence_is_seen_before_an_evaluation(tmp_path, monkeypatch):

@@ -63,6 +63,7 @@ def test_other_arms_and_longer_phases_share(pair, cache):
         {"seed": 1},
         {"rollout": {**ROLLOUT, "max_new_tokens": 25}},
         {"rollout": {**ROLLOUT, "prompts_per_step": 4}},
+        {"rollout": {**ROLLOUT, "batch_invariant": True}},
         {"dataset": {"kind": "arith", "num_examples": 150}},
         {"samples": 3},
         {"update": 1},

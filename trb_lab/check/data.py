@@ -82,7 +82,9 @@ class SetChecks:
             return
         check_golds(problems, self.grader, source=source)
         samples = entry.samples or self.spec.eval.samples
-        text = f"{_size(loaded)} x {samples} samples, all reference answers parse"
+        text = f"{_size(loaded)} x {samples} samples"
+        if self.grader.kind.golds_are_answers:
+            text += ", all reference answers parse"
         if self.training is None:
             text += "; not compared with the training prompts, which could not be read"
         concerns = [*self._too_long(problems, source), *self._trained_on(problems)]
@@ -111,8 +113,9 @@ class SetChecks:
             return []
         first = shared[0]
         return [
-            f"{len(shared)} of them are trained on ({RUN} words in a row of a training prompt, or the whole text of "
-            "a shorter problem). Take another split or seed, or leave them out.",
+            f"{len(shared)} of them share a passage with a training prompt ({RUN} words in a row, common "
+            "instructions aside, or the whole text of a shorter problem). Take another split or seed, or leave "
+            "them out.",
             f"For example {problems[first.problem].id} in training prompt {self.training[first.prompt].id}: "
             f"{first.passage!r:.120}",
         ]

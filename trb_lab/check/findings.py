@@ -59,7 +59,7 @@ class Findings:
         try:
             yield
         except LabError as error:
-            self.fail(subject, str(error))
+            self.fail(subject, str(error).removeprefix(f"{subject}: "))
         except FileNotFoundError as error:
             self.fail(subject, f"{error.filename} does not exist.")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:

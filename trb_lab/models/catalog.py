@@ -132,7 +132,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
 
 
 def list_models() -> list[dict[str, str]]:
-    """Bundled names, what they are, and whether their files are here."""
+    """Bundled names and pruned copies of them: what they are, and whether their files are here."""
     rows = []
     for name, text in BUNDLED.items():
         if name == "smollm2-135m":
@@ -142,4 +142,9 @@ def list_models() -> list[dict[str, str]]:
         else:
             state = "available" if (BUNDLED_FOLDER / name / "config.json").exists() else "missing"
         rows.append({"name": name, "description": text, "state": state})
+    for config in sorted((cache_dir() / "models").glob("*layers/config.json")):
+        pruned = _PRUNED.match(config.parent.name)
+        if pruned is not None:
+            text = f"copy of {pruned[1]} with {pruned[2]} layers, untrained (trb-lab models prune)"
+            rows.append({"name": pruned[0], "description": text, "state": "available"})
     return rows

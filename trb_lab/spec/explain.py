@@ -106,7 +106,11 @@ def _problem(entry: Any, root: Shape, draft: Draft) -> str:
         named = _LEADING_KEY.match(text)
         path = tuple(named.group(1).split(".")) if named and not path else path
         layer, found = draft.origin(path)
-        return f"{layer.where(found)}: {text}" if named else located(draft, path, text)
+        if named:
+            return f"{layer.where(found)}: {text}"
+        # Or with a key of that block: `at_k asks for ...` under `eval`.
+        first = text.split(" ")[0]
+        return located(draft, path, text, (*path, first) if isinstance(value, dict) and first in value else None)
     if entry["type"] == "union_tag_invalid" and isinstance(value, dict):
         path = (*path, "kind")
     # What is missing is missing because of the kind: show where that was chosen.

@@ -49,12 +49,28 @@ class Draft:
         return Draft(value, [*self.layers, *layers])
 
     def origin(self, path: KeyPath) -> tuple[Layer, KeyPath]:
-        """The layer that wrote `path`, or failing that the longest prefix of it."""
+        """The layer that wrote `path`, or failing that the longest prefix of it.
+
+        What a later layer gave whole (a list, a value) hides whatever stood inside it before.
+        """
+        replaced = [i for i, layer in enumerate(self.layers) if _gives_whole(layer.value, path)]
+        layers = self.layers[replaced[-1] if replaced else 0 :]
         for length in range(len(path), -1, -1):
-            for layer in reversed(self.layers):
+            for layer in reversed(layers):
                 if path[:length] in layer.lines:
                     return layer, path[:length]
         return self.layers[-1], ()
+
+
+def _gives_whole(value: Any, path: KeyPath) -> bool:
+    """Whether the value holds something at a part of the path that is no mapping, and so does not merge."""
+    for part in path:
+        if not isinstance(value, dict):
+            return True
+        if part not in value:
+            return False
+        value = value[part]
+    return not isinstance(value, dict)
 
 
 def dotted(path: KeyPath) -> str:

@@ -15,7 +15,7 @@ from trb_lab.policy import objectives
 from trb_lab.policy.eos import canonical_log_probs
 from trb_lab.rollout.engine import Keep, Rollouts
 from trb_lab.rollout.packing import MicroBatch, micro_batches
-from trb_lab.spec.experiment import FullLoss, Loss, SampledLoss
+from trb_lab.spec.experiment import FullLoss, Loss, SampledLoss, TopKLoss
 
 
 class LossStats(NamedTuple):
@@ -23,8 +23,8 @@ class LossStats(NamedTuple):
 
     loss: float
     reverse_kl: float
-    """KL(p || q) over the support with the rest as one bucket (`full`: over the vocabulary; `sampled`: the sampled
-    tokens' log p - log q), nats a token. To the teacher, also where an arm has another target."""
+    """KL(p || q) over the student's top-k with the rest as one bucket (`full`: over the vocabulary), nats a token. To
+    the teacher, also where an arm has another target."""
     logprob_gap: float
     """Mean |difference| of the sampled tokens' log-probs between rollout and training pass (precision, batching)."""
 
@@ -36,11 +36,21 @@ Target = Callable[[Tensor, Tensor], Tensor]
 """See ArmStep.target."""
 
 
-def what_to_keep(loss: Loss, *, imitates: bool = False) -> Keep:
+USUAL_TOP_K = 16
+"""Of what is reported, where the loss has no top-k."""
+
+
+def top_k_of(loss: Loss, vocabulary_size: int) -> int:
+    """The student's likeliest tokens that a run looks at."""
+    return loss.top_k if isinstance(loss, TopKLoss) else min(USUAL_TOP_K, vocabulary_size)
+
+
+def what_to_keep(loss: Loss, vocabulary_size: int, *, imitates: bool = False) -> Keep:
     """What the rollout must record of the teacher for this loss; `imitates`: for ArmStep.imitates too."""
     if isinstance(loss, FullLoss):
         return Keep(teacher_hidden=True, teacher_top=imitates)
-    return Keep(top_k=None if isinstance(loss, SampledLoss) else loss.top_k, teacher_top=imitates)
+    # The sampled token says nothing of KL(p || q) where it was drawn from q: its reported KL takes the support.
+    return Keep(top_k=top_k_of(loss, vocabulary_size), teacher_top=imitates)
 
 
 def backward_reverse_kl(
@@ -75,7 +85,12 @@ def backward_reverse_kl(
         if isinstance(loss, FullLoss):
             base = _full_loss(pair.teacher, picked(rollouts.teacher_hidden_BTH), target)
         elif isinstance(loss, SampledLoss):
-            base = _sampled_loss(picked(rollouts.tokens_BT), picked(rollouts.teacher_logprob_BT))
+            base = _sampled_loss(
+                picked(rollouts.tokens_BT),
+                picked(rollouts.teacher_logprob_BT),
+                picked(rollouts.support_BTK),
+                picked(rollouts.teacher_support_BTK),
+            )
         else:
             form = objectives.TOP_K_LOSSES[loss.kind]
             support, log_q = picked(rollouts.support_BTK), picked(rollouts.teacher_support_BTK)
@@ -204,13 +219,18 @@ def _full_loss(teacher: LanguageModel, teacher_hidden_NH: Tensor, target: Target
     return chunk_loss
 
 
-def _sampled_loss(tokens_N: Tensor, teacher_logprob_N: Tensor) -> PositionLoss:
-    """The sampled token alone."""
+def _sampled_loss(
+    tokens_N: Tensor, teacher_logprob_N: Tensor, support_NK: Tensor, log_q_NK: Tensor
+) -> PositionLoss:
+    """The sampled token alone; the support is for what is reported."""
 
     def chunk_loss(log_p_CV: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        log_p_C = log_p_CV.gather(-1, tokens_N[part, None].to(log_p_CV.device)).squeeze(-1)
-        log_q_C = teacher_logprob_N[part].to(log_p_CV.device)
-        return objectives.sampled(log_p_C, log_q_C), (log_p_C - log_q_C).detach()
+        device = log_p_CV.device
+        log_p_C = log_p_CV.gather(-1, tokens_N[part, None].to(device)).squeeze(-1)
+        with torch.no_grad():
+            log_p_CK = log_p_CV.gather(-1, support_NK[part].to(device))
+            kl_C = objectives.coarse_kl(log_p_CK, log_q_NK[part].to(device))
+        return objectives.sampled(log_p_C, teacher_logprob_N[part].to(device)), kl_C
 
     return chunk_loss
 

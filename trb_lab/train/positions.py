@@ -20,12 +20,9 @@ from trb_lab.policy.eos import canonical_log_probs
 from trb_lab.rollout.engine import Rollouts
 from trb_lab.rollout.packing import micro_batches
 from trb_lab.spec import ExperimentSpec
-from trb_lab.spec.experiment import TopKLoss
 
+from .objective import top_k_of
 from .statistics import NUM_SAMPLES
-
-USUAL_TOP_K = 16
-"""Where the loss has no top-k."""
 
 
 class Agreement(NamedTuple):
@@ -42,7 +39,7 @@ class Agreement(NamedTuple):
 def position_line(spec: ExperimentSpec, pair: Pair, step: int, rollouts: Rollouts) -> dict[str, Any]:
     """The step's line of positions.jsonl."""
     sampled = rollouts.first(NUM_SAMPLES)
-    top_k = spec.loss.top_k if isinstance(spec.loss, TopKLoss) else min(USUAL_TOP_K, pair.vocabulary.size)
+    top_k = top_k_of(spec.loss, pair.vocabulary.size)
     resources = spec.resources
     agreement = top_k_agreement(
         pair, sampled, top_k, resources.micro_batch_tokens, resources.loss_chunk_tokens

@@ -72,7 +72,10 @@ class TeacherSampler:
         """What decides the tokens beside the prompts and the update."""
         teacher, vocabulary = self.pair.teacher, self.pair.vocabulary
         cuda = teacher.device.type == "cuda"
+        # Present only where asked for, so that files made before keep their names.
+        rows_alone = {"batch_invariant": True} if self.spec.rollout.batch_invariant else {}
         return {
+            **rows_alone,
             "format": FORMAT,
             "teacher": hash_model(resolve(self.spec.teacher).path),
             "vocabulary": [vocabulary.size, vocabulary.stop_id, vocabulary.stop_ids, vocabulary.masked_ids],

@@ -87,7 +87,7 @@ class Trainer:
         for step in range(self.next_step, self.spec.steps):
             torch.manual_seed(derive(self.spec.seed, "torch", step))
             ledger, arm = self._ledger(), self._arm_at(step)
-            keep = what_to_keep(self.spec.loss, imitates=arm.imitates is not None)
+            keep = what_to_keep(self.spec.loss, self.pair.vocabulary.size, imitates=arm.imitates is not None)
             with ledger("rollout"):
                 prompts = self.data.prompts_at(step)
             request = self._with_block(prompts.request, arm.behavior, keep)
@@ -172,6 +172,7 @@ class Trainer:
                 with record.ledger("eval"):
                     scores = self.evaluate(record.step)
             except Stopped:
+                del record.ledger.phases["eval"]  # it is made again from the start, and counts once
                 self._save_checkpoint()
                 raise
             self.pending = None
