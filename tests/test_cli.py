@@ -143,6 +143,18 @@ def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert "arith-student" in [row["name"] for row in json.loads(out)]
 
 
+def test_pruned_copies_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRB_LAB_CACHE", str(tmp_path))
+    for name in ("arith-teacher-1layers", "elsewhere-2layers"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+        (tmp_path / "models" / name / "config.json").write_text("{}")
+    _, out, _ = outcome(capsys, "models", "list", "--json")
+    names = [row["name"] for row in json.loads(out)]
+    assert names == ["arith-student", "arith-teacher", "smollm2-135m", "arith-teacher-1layers"]
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -102,7 +102,7 @@ def test_veto_needs_a_loss_with_a_normaliser(write: Write, loss: str) -> None:
 
 def test_two_thinking_modes_are_refused(write: Write) -> None:
     text = answer(write, "teacher: {name: arith-teacher, thinking: true}")
-    assert "student.thinking is False and teacher.thinking is True: the prompts would differ." in text
+    assert "thinking is false for the student and true for the teacher: their prompts would differ." in text
 
 
 def test_k_above_the_samples_of_a_set_is_refused(write: Write) -> None:

@@ -128,3 +128,13 @@ def test_a_missing_file_names_the_nearest(write: Write) -> None:
 )
 def test_set(write: Write, sets: list[str], message: str) -> None:
     assert message in answer("base.yaml", sets)
+
+
+def test_a_list_given_with_set_is_blamed_on_set(write: Write) -> None:
+    """The file has a list at the same key: its lines are not where the wrong entry stands."""
+    write(
+        "a.yaml", "extends: base.yaml\neval:\n  samples: 4\n  at_k: [2]\n  sets: [arith/easy, arith/hard]\n"
+    )
+    wrong_set = answer("a.yaml", ["eval.sets=[arith/easy, mth500]"])
+    assert wrong_set.startswith("--set: eval.sets[1]: mth500 is not allowed")
+    assert answer("a.yaml", ["eval.at_k=[8]"]).startswith("--set: eval: at_k asks for 8 of the 4 samples")

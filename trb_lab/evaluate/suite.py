@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trb_lab.errors import UsageError
@@ -19,7 +19,7 @@ from trb_lab.tasks.datasets import load_problems
 from trb_lab.tasks.grading import Grader, Verdict, check_golds
 from trb_lab.tasks.problem import Problem
 from trb_lab.tasks.prompts import encode_prompts
-from trb_lab.tasks.responses import response_statistics, verdict_statistics
+from trb_lab.tasks.responses import ends_in_loop, response_statistics, verdict_statistics
 from trb_lab.worker import Stopped
 
 from .scores import Sample, at_k, pass_at_1
@@ -42,15 +42,15 @@ class LoadedSet:
     """k of pass@k, mean@k and maj@k: those above one."""
 
 
-@dataclass(frozen=True)
-class _Responses:
-    """The responses to one set, problem by problem."""
+@dataclass
+class _Graded:
+    """What is kept of the responses to one set, problem by problem: their tokens would not fit at the paper's size."""
 
-    tokens: list[list[int]]
-    """Without the stop token."""
-    lengths: list[int]
-    """With it."""
-    finished: list[bool]
+    verdicts: list[Verdict] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """With the stop token."""
+    finished: list[bool] = field(default_factory=list)
+    loops: list[bool] = field(default_factory=list)
 
 
 class Suite:
@@ -121,40 +121,41 @@ class Suite:
         self, loaded: LoadedSet, step: int, run_dir: RunDir | None, should_stop: Callable[[], bool]
     ) -> dict[str, Any]:
         n = loaded.samples
-        responses = self._respond(loaded, should_stop)
-        texts = self.model.tokenizer.batch_decode(responses.tokens, skip_special_tokens=True)
-        golds = [str(problem.answer) for problem in loaded.problems for _ in range(n)]
-        verdicts = self.grader.grade(list(zip(golds, texts, strict=True)))
+        graded = self._respond(loaded, should_stop)
         if run_dir is not None:
-            write_items(run_dir, step, loaded.name, _item_rows(loaded, responses, verdicts))
-        graded = [Sample(v.correct, self.grader.vote(v)) for v in verdicts]
-        problems = [graded[i : i + n] for i in range(0, len(graded), n)]
+            write_items(run_dir, step, loaded.name, _item_rows(loaded, graded))
+        samples = [Sample(v.correct, self.grader.vote(v)) for v in graded.verdicts]
+        problems = [samples[i : i + n] for i in range(0, len(samples), n)]
         mean, stderr = pass_at_1(problems)
         entry: dict[str, Any] = {"pass_at_1": mean, "stderr": stderr}
         for k in loaded.at_k:
             entry.update(at_k(problems, k))
-        shares = verdict_statistics(verdicts)
+        shares = verdict_statistics(graded.verdicts)
         del shares["correct_share"]  # pass@1
         return {
             **entry,
             "num_problems": len(loaded.problems),
             "num_samples": n,
-            **response_statistics(responses.tokens, responses.lengths, responses.finished),
+            **response_statistics(graded.lengths, graded.finished, graded.loops),
             **shares,
         }
 
-    def _respond(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> _Responses:
+    def _respond(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> _Graded:
         problems = [i for i in range(len(loaded.problems)) for _ in range(loaded.samples)]
-        found = _Responses([], [], [])
+        graded = _Graded()
         for start in range(0, len(problems), ROWS_AT_ONCE):
             if should_stop():
                 raise Stopped(f"stopped while evaluating {loaded.name}; the same command evaluates again")
             rows = range(start, min(start + ROWS_AT_ONCE, len(problems)))
             part = self._sample(loaded, [problems[row] for row in rows], rows)
-            found.tokens.extend(part.responses())
-            found.lengths.extend(part.lengths_B.tolist())
-            found.finished.extend(part.finished_B.tolist())
-        return found
+            responses = part.responses()
+            texts = self.model.tokenizer.batch_decode(responses, skip_special_tokens=True)
+            golds = [str(loaded.problems[problems[row]].answer) for row in rows]
+            graded.verdicts += self.grader.grade(list(zip(golds, texts, strict=True)))
+            graded.lengths += part.lengths_B.tolist()
+            graded.finished += part.finished_B.tolist()
+            graded.loops += map(ends_in_loop, responses)
+        return graded
 
     def _sample(self, loaded: LoadedSet, problems: Sequence[int], rows: range) -> Rollouts:
         stream = f"eval/{loaded.name}/{self.seed}"
@@ -166,7 +167,7 @@ class Suite:
         return self.engine.rollout(request, student_rollouts(len(rows)), Keep())
 
 
-def _item_rows(loaded: LoadedSet, responses: _Responses, verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
+def _item_rows(loaded: LoadedSet, graded: _Graded) -> list[dict[str, Any]]:
     """Rows of items.parquet."""
     return [
         {
@@ -175,10 +176,10 @@ def _item_rows(loaded: LoadedSet, responses: _Responses, verdicts: Sequence[Verd
             "correct": verdict.correct,
             "reason": verdict.reason,
             "answer": verdict.answer,
-            "tokens": responses.lengths[i],
-            "finished": responses.finished[i],
+            "tokens": graded.lengths[i],
+            "finished": graded.finished[i],
         }
-        for i, verdict in enumerate(verdicts)
+        for i, verdict in enumerate(graded.verdicts)
     ]
 
 

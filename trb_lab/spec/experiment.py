@@ -222,7 +222,7 @@ class ExperimentSpec(Spec):
     def _one_thinking_mode(self) -> Self:
         if self.student.thinking != self.teacher.thinking:
             raise ValueError(
-                f"student.thinking is {self.student.thinking} and teacher.thinking is {self.teacher.thinking}: the "
-                "prompts would differ. Set both the same."
+                f"thinking is {str(self.student.thinking).lower()} for the student and "
+                f"{str(self.teacher.thinking).lower()} for the teacher: their prompts would differ. Set both the same."
             )
         return self

@@ -110,7 +110,9 @@ def _problem(entry: Any, root: Shape, draft: Draft) -> str:
             return f"{layer.where(found)}: {text}"
         # Or with a key of that block: `at_k asks for ...` under `eval`.
         first = text.split(" ")[0]
-        return located(draft, path, text, (*path, first) if isinstance(value, dict) and first in value else None)
+        return located(
+            draft, path, text, (*path, first) if isinstance(value, dict) and first in value else None
+        )
     if entry["type"] == "union_tag_invalid" and isinstance(value, dict):
         path = (*path, "kind")
     # What is missing is missing because of the kind: show where that was chosen.

@@ -40,7 +40,9 @@ def _load(group: str, entry: Any, known: list[type[Spec]]) -> type[Spec]:
         raise UsageError(f"{where} is not a subclass of {base.__name__} with a field `kind`. {remedy}")
     kind = fields["kind"].default
     if any(kind == other.model_fields["kind"].default for other in known):
-        raise UsageError(f"{where}: the kind {kind!r} is taken. Give it another name, or uninstall that package.")
+        raise UsageError(
+            f"{where}: the kind {kind!r} is taken. Give it another name, or uninstall that package."
+        )
     if kind != entry.name:
         raise UsageError(f"{where} has kind {kind!r}: the entry point must have the same name. {remedy}")
     return model

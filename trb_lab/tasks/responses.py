@@ -24,14 +24,14 @@ def ends_in_loop(tokens: Sequence[int]) -> bool:
 
 
 def response_statistics(
-    responses: Sequence[Sequence[int]], lengths: Sequence[int], finished: Sequence[bool]
+    lengths: Sequence[int], finished: Sequence[bool], loops: Sequence[bool]
 ) -> dict[str, float]:
-    """Shares and means over responses. `lengths` count the stop token, `responses` leave it out."""
-    count = len(responses)
+    """Shares and means over responses. `lengths` count the stop token; `loops` are those of `ends_in_loop`."""
+    count = len(lengths)
     return {
         "length_mean": sum(lengths) / count,
         "truncated_share": sum(not f for f in finished) / count,
-        "repetition_share": sum(ends_in_loop(r) for r in responses) / count,
+        "repetition_share": sum(loops) / count,
     }
 
 

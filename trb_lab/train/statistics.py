@@ -15,7 +15,7 @@ from trb_lab.store.run_dir import RunDir
 from trb_lab.store.samples import write_samples
 from trb_lab.tasks.grading import Verdict
 from trb_lab.tasks.problem import Problem
-from trb_lab.tasks.responses import response_statistics, verdict_statistics
+from trb_lab.tasks.responses import ends_in_loop, response_statistics, verdict_statistics
 
 from .objective import LossStats
 from .optimizer import learning_rate
@@ -52,9 +52,8 @@ def step_metrics(
 
 def rollout_metrics(rollouts: Rollouts, verdicts: Sequence[Verdict | None]) -> dict[str, float]:
     """`rollout/*`: lengths, truncation, loops; reward where there are answers to grade against."""
-    values = response_statistics(
-        rollouts.responses(), rollouts.lengths_B.tolist(), rollouts.finished_B.tolist()
-    )
+    loops = [ends_in_loop(response) for response in rollouts.responses()]
+    values = response_statistics(rollouts.lengths_B.tolist(), rollouts.finished_B.tolist(), loops)
     values["tokens"] = rollouts.num_tokens
     known = [verdict for verdict in verdicts if verdict is not None]
     if known:
