@@ -54,13 +54,7 @@ def evaluate_model(
         torch.set_num_threads(resources.cpu_threads)
     device = pick_device(resources.device)
     pair = load_pair(model, partner, device, pick_dtype(dtype, device), weights)
-    engine = TorchEngine(
-        pair,
-        resources.rollout_rows,
-        resources.micro_batch_tokens,
-        resources.loss_chunk_tokens,
-        rollout.batch_invariant,
-    )
+    engine = TorchEngine.of(pair, resources, rollout)
     with Grader(resources.grading_workers, resources.grading_timeout_seconds, name=grader) as judge:
         suite = Suite(
             sets,

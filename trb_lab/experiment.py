@@ -52,7 +52,7 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
         pair = _load(spec, saved)
         collect(run_dir, spec, attempt, device=pair.student.device)
         with _grader(spec) as grader:
-            engine = _engine(spec, pair)
+            engine = TorchEngine.of(pair, spec.resources, spec.rollout)
             suite = _suite(spec, spec.eval.sets, pair.student, engine, grader)
             trainer = Trainer(
                 spec=spec,
@@ -98,17 +98,6 @@ def _load(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> Pair:
 def _fixed_block(spec: ExperimentSpec) -> int | None:
     """The spec's block length. An adaptive one follows the redraws of all rows, which batch invariance rules out."""
     return spec.rollout.block_tokens or (DEFAULT_BLOCK if spec.rollout.batch_invariant else None)
-
-
-def _engine(spec: ExperimentSpec, pair: Pair) -> TorchEngine:
-    resources = spec.resources
-    return TorchEngine(
-        pair,
-        resources.rollout_rows,
-        resources.micro_batch_tokens,
-        resources.loss_chunk_tokens,
-        spec.rollout.batch_invariant,
-    )
 
 
 def _progress(spec: ExperimentSpec, saved: checkpoint.SavedState | None) -> ProgressLine:
@@ -196,7 +185,9 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
         pair = _load(spec, saved)
         load_weights(pair.student.network, checkpoint.load_student(saved))
         with _grader(spec) as grader:
-            suite = _suite(spec, missing, pair.student, _engine(spec, pair), grader)
+            suite = _suite(
+                spec, missing, pair.student, TorchEngine.of(pair, spec.resources, spec.rollout), grader
+            )
             sets = dict(result["final"]["sets"])
             for name in names:
                 old = sets.get(name)

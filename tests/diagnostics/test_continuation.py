@@ -14,8 +14,9 @@ import yaml
 
 from tests.train.experiments import small_spec
 from trb_lab.cli import main
-from trb_lab.diagnostics.continuation import CONTINUERS, ArmOf, _engine, _first_step
+from trb_lab.diagnostics.continuation import CONTINUERS, ArmOf, _first_step
 from trb_lab.models.load import load_pair
+from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.tasks.grading import Grader
 from trb_lab.train.data import TrainingData
 
@@ -39,7 +40,11 @@ def test_its_rollouts_are_those_that_the_run_trained_on(finished: SimpleNamespac
     pair = load_pair(spec.student, spec.teacher, torch.device("cpu"), torch.float32)
     with Grader() as grader:
         step = _first_step(
-            ArmOf(arm, spec), TrainingData(spec, pair, grader), _engine(pair, spec), rows=5, width=12
+            ArmOf(arm, spec),
+            TrainingData(spec, pair, grader),
+            TorchEngine.of(pair, spec.resources, spec.rollout),
+            rows=5,
+            width=12,
         )
     for row, line in zip(range(5), kept.sort_values("row").itertuples(), strict=False):
         length = int(step.rollouts.lengths_B[row])

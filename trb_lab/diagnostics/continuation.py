@@ -175,7 +175,7 @@ def _measure(
     with Grader(resources.grading_workers, resources.grading_timeout_seconds, name=spec.grader) as grader:
         data = TrainingData(spec, pair, grader)
         rows = _rows(spec, prompts)
-        engine = _engine(pair, spec)
+        engine = TorchEngine.of(pair, spec.resources, spec.rollout)
         steps = [_first_step(arm, data, engine, rows, max(cuts)) for arm in arms]
         engine.release()
         continuers = _continuers(pair, spec)
@@ -201,23 +201,20 @@ def _rows(spec: ExperimentSpec, prompts: int | None) -> int:
     return (prompts or step) * spec.rollout.samples_per_prompt
 
 
-def _engine(pair: Pair, spec: ExperimentSpec) -> TorchEngine:
-    resources = spec.resources
-    return TorchEngine(
-        pair,
-        resources.rollout_rows,
-        resources.micro_batch_tokens,
-        resources.loss_chunk_tokens,
-        spec.rollout.batch_invariant,
-    )
-
-
 def _continuers(pair: Pair, spec: ExperimentSpec) -> list[Continuer]:
     """Each model as the student of an engine of its own: it decodes alone."""
     swapped = Pair(pair.teacher, pair.student, pair.vocabulary)
     return [
-        Continuer("teacher", _engine(swapped, spec), lambda rollouts: rollouts.teacher_prompts or []),
-        Continuer("student", _engine(pair, spec), lambda rollouts: rollouts.student_prompts),
+        Continuer(
+            "teacher",
+            TorchEngine.of(swapped, spec.resources, spec.rollout),
+            lambda rollouts: rollouts.teacher_prompts or [],
+        ),
+        Continuer(
+            "student",
+            TorchEngine.of(pair, spec.resources, spec.rollout),
+            lambda rollouts: rollouts.student_prompts,
+        ),
     ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from trb_lab.errors import UsageError
 from trb_lab.models.load import Pair
 from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.spec.experiment import ResourcesSpec, RolloutSpec
 
 from .batch import Batch
 from .blocks import CostTable
@@ -70,6 +71,17 @@ class TorchEngine:
         if pair.student.device.type == "cuda":
             # cuDNN builds a plan for each new shape, and prompts and micro-batches have other shapes at each step.
             torch.backends.cuda.enable_cudnn_sdp(False)
+
+    @classmethod
+    def of(cls, pair: Pair, resources: ResourcesSpec, rollout: RolloutSpec) -> TorchEngine:
+        """As an experiment asks for it."""
+        return cls(
+            pair,
+            resources.rollout_rows,
+            resources.micro_batch_tokens,
+            resources.loss_chunk_tokens,
+            rollout.batch_invariant,
+        )
 
     @torch.no_grad()
     def rollout(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> Rollouts:

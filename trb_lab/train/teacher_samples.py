@@ -97,15 +97,9 @@ class TeacherSampler:
         return _keep(path, identity, made)
 
     def _sample(self, update: int, prompts: list[list[int]]) -> TeacherSamples:
-        resources, width = self.spec.resources, self.spec.rollout.max_new_tokens
+        width = self.spec.rollout.max_new_tokens
         if self.engine is None:
-            self.engine = TorchEngine(
-                self.pair,
-                resources.rollout_rows,
-                resources.micro_batch_tokens,
-                resources.loss_chunk_tokens,
-                self.spec.rollout.batch_invariant,
-            )
+            self.engine = TorchEngine.of(self.pair, self.spec.resources, self.spec.rollout)
         counters = self.engine.tokens
         ledger = Ledger(lambda: {"student": 0, "teacher": counters["student"]}, self.gpus)
         with ledger("sft_samples"):
