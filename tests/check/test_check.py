@@ -35,6 +35,15 @@ def test_lines_for_people(capsys: pytest.CaptureFixture[str], experiment: Path) 
     assert "  ok    vocabulary: " in out
 
 
+def test_several_files_are_summed_up(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("name: [\n")
+    assert check_files([experiment, broken]) == 2
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 files: 1 failed, ")
+
+
 def test_broken_parts_are_told_apart(checks: Checks, experiment: Path, tmp_path: Path) -> None:
     """Each check stands for itself: one that fails does not hide the next."""
     (tmp_path / "gold.jsonl").write_text('{"prompt": "1+1", "answer": null}\n')

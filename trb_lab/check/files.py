@@ -45,7 +45,16 @@ def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = F
         )
     if as_json:
         print(json.dumps({"ok": code == 0, "files": reports}, indent=2, ensure_ascii=False))
+    elif len(reports) > 1:
+        print(_summary(reports))
     return code
+
+
+def _summary(reports: list[dict[str, Any]]) -> str:
+    """The closing line: `23 files: 0 failed, 4 with warnings (what could not be checked is among them)`."""
+    warned = sum(r["ok"] and any(c["state"] == "warn" for c in r["checks"]) for r in reports)
+    text = f"{len(reports)} files: {sum(not r['ok'] for r in reports)} failed, {warned} with warnings"
+    return f"{text} (what could not be checked is among them)" if warned else text
 
 
 def _preflight(label: str, spec: ExperimentSpec, findings: Findings, as_json: bool) -> int:
