@@ -4,12 +4,13 @@ layout, with random weights. A base student (stops at <|endoftext|>) and a chat 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from trb_lab.bench.random_pair import SHAPES, Shape
 
 ORDINARY = 151_643
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -26,20 +27,9 @@ CHAT_TEMPLATE = """\
 {%- endif %}"""
 
 
-@dataclass(frozen=True)
-class Shape:
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-
-
-TINY_STUDENT = Shape(16, 32, 1, 2, 1, 8)
-TINY_TEACHER = Shape(24, 48, 2, 2, 1, 8)
-QWEN3_0P6B = Shape(1024, 3072, 28, 16, 8, 128)
-QWEN3_4B = Shape(2560, 9728, 36, 32, 8, 128)
+TINY_STUDENT = Shape("tiny", 16, 32, 1, 2, 1, 8, tied=True)
+TINY_TEACHER = Shape("tiny", 24, 48, 2, 2, 1, 8, tied=True)
+QWEN3_0P6B, QWEN3_4B = SHAPES["qwen3-0p6b-4b"].student, SHAPES["qwen3-0p6b-4b"].teacher
 
 
 def qwen3_tokenizer(end: str) -> PreTrainedTokenizerFast:
@@ -70,7 +60,7 @@ def write_model(folder: Path, shape: Shape, *, chat: bool, seed: int, device: st
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_size,
-        tie_word_embeddings=True,
+        tie_word_embeddings=shape.tied,
         max_position_embeddings=32_768,
         eos_token_id=stops[0],
     )

@@ -62,7 +62,8 @@ def continuation(
         raise UsageError(f"{len(arms)} arms are given: name one or two.")
     lengths = _whole_numbers("--cuts", cuts)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from trb_lab.diagnostics.continuation import continuation_gain, table
+    from trb_lab.diagnostics.continuation import continuation_gain
+    from trb_lab.diagnostics.continuation_output import table
 
     with progress_on_stderr(as_json):
         result = continuation_gain(

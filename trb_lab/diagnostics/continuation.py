@@ -5,11 +5,8 @@ The rollouts of step 0 follow from spec and seed alone, so they are made again: 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +29,11 @@ from trb_lab.rollout.engine import Draws, Keep
 from trb_lab.rollout.torch_engine import TorchEngine
 from trb_lab.spec import ExperimentSpec, load_experiment
 from trb_lab.spec.warmup import OpdWarmup
-from trb_lab.store.run_dir import Store, write_atomic, write_json
-from trb_lab.sweep_view import text_table
+from trb_lab.store.run_dir import Store
 from trb_lab.tasks.grading import Grader
 from trb_lab.train.data import TrainingData
 
+from .continuation_output import write_result
 from .targets import run_named, spec_of
 
 SAME = (
@@ -98,7 +95,7 @@ def continuation_gain(
         "gains": as_rows(gains(items, labels, CONTINUERS, cuts)),
         "folder": str(folder),
     }
-    _write(folder, result, items)
+    write_result(folder, result, items)
     return result
 
 
@@ -250,80 +247,3 @@ def _first_step(arm: ArmOf, data: TrainingData, engine: TorchEngine, rows: int, 
 
 
 # ---- files and table -------------------------------------------------------------------------------------------
-
-
-def _write(folder: Path, result: dict[str, Any], items: Sequence[Item]) -> None:
-    """items.parquet, rates.csv, figures/continuation.* where matplotlib is there, and continuation.json last."""
-    import pandas as pd
-
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame([asdict(item) for item in items]).to_parquet(folder / "items.parquet", index=False)
-    text = io.StringIO()
-    flat = [_flat(row) for row in result["rates"]]
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    write_atomic(folder / "rates.csv", text.getvalue())
-    if find_spec("matplotlib"):
-        from trb_lab.report.plot_continuation import continuation_figure
-
-        continuation_figure(result, folder)
-    write_json(folder / "continuation.json", result)
-
-
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """Estimates as two columns: `success`, `success_stderr`."""
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat.update({key: value["value"], f"{key}_stderr": value["stderr"]})
-        else:
-            flat[key] = value
-    return flat
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result for a terminal: one block a continuer, one line a cut."""
-    first, second = (arm["name"] for arm in result["arms"])
-    found = {(r["arm"], r["continuer"], r["cut"]): r for r in result["rates"]}
-    prefixes = {(p["arm"], p["cut"]): p for p in result["prefixes"]}
-    blocks = [
-        f"{first} against {second}: {result['prompts']} prompts, {result['samples']} continuations of each prefix, "
-        f"seed {result['seed']}"
-    ]
-    for continuer in CONTINUERS:
-        lines = []
-        for gain in (g for g in result["gains"] if g["continuer"] == continuer):
-            cut = gain["cut"]
-            a, b = found[first, continuer, cut], found[second, continuer, cut]
-            lines.append(
-                [
-                    str(cut),
-                    _percent(a["success"]),
-                    _percent(b["success"]),
-                    _percent(gain["success"], sign=True),
-                    _percent(gain["with_ended"], sign=True),
-                    f"{a['ended']} / {b['ended']}",
-                    " / ".join(_number(prefixes[arm, cut]["teacher_logprob"]) for arm in (first, second)),
-                ]
-            )
-        header = ["cut", first, second, "difference", "with ended ones", "ended", "teacher log-prob"]
-        blocks.append(f"continued by the {continuer}:\n{text_table(header, lines)}")
-    blocks.append(
-        "Percent of continuations that are correct ± standard error clustered by prompt. Rollouts that had ended "
-        "before the cut are left out,\nbut in `with ended ones`, where they count as they were.\n"
-        f"written: {result['folder']}"
-    )
-    return "\n\n".join(blocks)
-
-
-def _percent(estimate: dict[str, Any], *, sign: bool = False) -> str:
-    value, stderr = estimate["value"], estimate["stderr"]
-    if value is None:
-        return "-"
-    shown = f"{100 * value:+.1f}" if sign else f"{100 * value:.1f}"
-    return shown if stderr is None else f"{shown} ± {100 * stderr:.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
