@@ -138,12 +138,7 @@ def _final_sets(run_dir: RunDir, spec: ExperimentSpec, suite: Suite) -> dict[str
         entry = {key.removeprefix(prefix): value for key, value in last.items() if key.startswith(prefix)}
         if not entry:
             continue
-        sets[loaded.name] = {
-            **entry,
-            "fingerprint": prints[loaded.name],
-            "num_problems": len(loaded.problems),
-            "num_samples": loaded.samples,
-        }
+        sets[loaded.name] = {**entry, "fingerprint": prints[loaded.name], **loaded.counts()}
     return sets
 
 

@@ -88,6 +88,25 @@ def test_trials_of_a_sweep_share_a_preflight(
     assert [c["subject"] for c in report["checks"]].count("memory") == 1
 
 
+def test_every_arm_of_a_sweep_is_looked_at(
+    capsys: pytest.CaptureFixture[str], experiment: Path, tmp_path: Path
+) -> None:
+    """Trials share one preflight, which must not hide what is wrong with one of them."""
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"name: s\nquestion: which?\nbase: {experiment}\nseeds: [0]\narms:\n"
+        "  trb: {overrides: {warmup: {kind: trb, steps: 1}}}\n"
+        "  skd: {overrides: {warmup: {kind: skd, top_k: 100000}}}\n"
+        "  wide: {overrides: {loss: {kind: renormalised, top_k: 100000}}}\n"
+        "  graded: {overrides: {grader: nobody}}\n"
+    )
+    assert check_files([sweep]) == 1
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("fail")]
+    assert any("arm skd" in line and "warmup.top_k is 100000" in line for line in lines)
+    assert any("loss.top_k is 100000" in line for line in lines)
+    assert sum("there is no 'nobody'" in line for line in lines) == 1
+
+
 def test_a_wrong_file_is_exit_code_2(checks: Checks, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text("name: x\nstepz: 3\n")

@@ -139,8 +139,8 @@ def test_nothing_is_downloaded_without_being_asked(
 def test_skd_over_the_shared_vocabulary_is_refused(checks: Checks, variant: Variant) -> None:
     code, found = checks(variant("warmup: {kind: skd, top_k: 5000}"))
     assert code == 1
-    assert found["vocabulary"]["state"] == "fail"
-    assert "warmup.top_k is 5000 and the models share" in found["vocabulary"]["text"]
+    assert found["arm skd"]["state"] == "fail"
+    assert "warmup.top_k is 5000 and the models share" in found["arm skd"]["text"]
 
 
 def test_a_sweep_tells_once_for_trials_that_share_their_data(

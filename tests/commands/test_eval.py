@@ -30,4 +30,5 @@ def test_one_line_a_set_with_a_dash_where_it_has_no_such_k(capsys: pytest.Captur
 def test_results_from_before_there_were_shares_are_shown(capsys: pytest.CaptureFixture) -> None:
     old = {"pass_at_1": 0.5, "stderr": 0.02, "num_problems": 30, "num_samples": 4}
     _print_scores({"mean_pass_at_1": 0.5, "sets": {"hard": old}})
-    assert "hard" in capsys.readouterr().out
+    table, row, mean = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert row[0] == "hard" and row[table.index("unboxed")] == "-" and mean[-1] == "50.0%"

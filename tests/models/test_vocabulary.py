@@ -6,7 +6,7 @@ from tests.tiny import tiny_tokenizer
 from trb_lab.errors import UsageError
 from trb_lab.models.vocabulary import check_support, share_vocabulary
 from trb_lab.spec.experiment import FullLoss, TopKLoss
-from trb_lab.spec.warmup import SkdWarmup, TrbWarmup
+from trb_lab.spec.warmup import OpdWarmup, SkdWarmup, TrbWarmup
 
 
 class Names:
@@ -52,10 +52,10 @@ def test_a_stop_id_that_is_another_token_elsewhere_is_refused():
 
 def test_support_larger_than_the_vocabulary():
     shared = share_vocabulary(tiny_tokenizer(20, 0), tiny_tokenizer(20, 1), (0,), (1,))
-    check_support(TopKLoss(top_k=20), shared)
-    check_support(FullLoss(), shared)
+    check_support(TopKLoss(top_k=20), shared, OpdWarmup())
+    check_support(FullLoss(), shared, OpdWarmup())
     with pytest.raises(UsageError, match="at most 20"):
-        check_support(TopKLoss(top_k=21), shared)
+        check_support(TopKLoss(top_k=21), shared, OpdWarmup())
 
 
 def test_skd_s_top_k_is_held_against_the_shared_vocabulary():

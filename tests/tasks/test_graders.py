@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from trb_lab.errors import UsageError
-from trb_lab.tasks.graders import GROUP
-from trb_lab.tasks.grading import Grader, check_golds, check_grader, default_cache_path, known_graders
+from trb_lab.tasks.graders import GROUP, find_grader, known_graders
+from trb_lab.tasks.grading import Grader, check_golds, default_cache_path
 from trb_lab.tasks.problem import Problem
 
 EXAMPLE = Path(__file__).with_name("example_graders")
@@ -75,9 +75,9 @@ def test_graders_and_versions_never_share_verdicts(example: None) -> None:
 
 def test_an_unknown_name_says_what_there_is(example: None) -> None:
     assert known_graders() == ["math_verify", "python_function", "same_letters"]
-    check_grader("same_letters")
+    find_grader("same_letters")
     with pytest.raises(UsageError, match=r"math_verify, python_function, same_letters.* mean 'same_letters'"):
-        check_grader("same_leters")
+        find_grader("same_leters")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_is_no_grader_is_refused_with_the_name_of_its_package(
 ) -> None:
     install(monkeypatch, tmp_path / "more", "other", "2.0", points)
     with pytest.raises(UsageError, match=match):
-        check_grader(name)
+        find_grader(name)
 
 
 def test_an_error_in_extract_costs_its_response_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experi
 from .fetch import fetch_all
 from .findings import Findings
 
+_Case = tuple[str, ExperimentSpec, Sequence[ExperimentSpec]]
+"""(label, what gets a preflight, the same with each arm and loss of the file)"""
+
 
 def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = False) -> int:
     """Check experiment and sweep files; print a line for each check. Returns the exit code.
@@ -35,11 +38,11 @@ def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = F
                 findings.fail("", message)
             specs, code = [], 2
         if fetch:
-            fetch_all([spec for _, spec in specs], findings)
+            fetch_all([spec for _, spec, _ in specs], findings)
             code = max(code, int(findings.failed))
         _print_new(findings, 0, as_json)
-        for label, spec in specs:
-            code = max(code, _preflight(label, spec, findings, as_json))
+        for case in specs:
+            code = max(code, _preflight(case, findings, as_json))
         reports.append(
             {"file": title, "ok": not findings.failed, "checks": [f.as_dict() for f in findings.all]}
         )
@@ -57,14 +60,16 @@ def _summary(reports: list[dict[str, Any]]) -> str:
     return f"{text} (what could not be checked is among them)" if warned else text
 
 
-def _preflight(label: str, spec: ExperimentSpec, findings: Findings, as_json: bool) -> int:
+def _preflight(case: _Case, findings: Findings, as_json: bool) -> int:
     from .preflight import preflight
+
+    label, spec, arms = case
 
     before = len(findings.all)
     findings.case = label
     if label and not as_json:
         print(f"  {label}")
-    preflight(spec, findings)
+    preflight(spec, findings, arms)
     _print_new(findings, before, as_json)
     return int(any(f.state == "fail" for f in findings.all[before:]))
 
@@ -75,26 +80,43 @@ def _print_new(findings: Findings, before: int, as_json: bool) -> None:
             print(finding.line(), flush=True)
 
 
-def _specs(path: Path, findings: Findings) -> list[tuple[str, ExperimentSpec]]:
-    """(label, spec) of everything in the file that needs a preflight of its own. Raises UsageError."""
+def _specs(path: Path, findings: Findings) -> list[_Case]:
+    """Everything in the file that needs a preflight of its own. Raises UsageError."""
     if kind_of_file(path) == "experiment":
         spec = load_experiment(path)
         findings.ok("spec", f"experiment '{spec.name}' is valid: {spec.warmup.kind}, {spec.steps} steps")
-        return [("", spec)]
+        return [("", spec, [spec])]
     trials = expand_sweep(path)
     settings = {(t.arm, t.setting) for t in trials}
     seeds = {t.seed for t in trials}
     findings.ok("spec", f"all {len(trials)} trials are valid: {len(settings)} settings x {len(seeds)} seeds")
-    # Trials that share models, data and sizes share one preflight.
+    # Trials that share models, data and sizes share one preflight, which looks at each of their arms.
     distinct: dict[str, tuple[str, ExperimentSpec]] = {}
     for trial in trials:
         key = trial.spec.model_dump_json(
-            include={"student", "teacher", "dataset", "prompt", "eval", "rollout", "resources", "dtype"}
+            include={
+                "student",
+                "teacher",
+                "dataset",
+                "prompt",
+                "eval",
+                "rollout",
+                "resources",
+                "dtype",
+                "grader",
+            }
         )
         key += str(trial.spec.steps) + str(trial.spec.teacher_in_rollout)
         name = " ".join(filter(None, [trial.arm, trial.setting]))
         distinct.setdefault(key, (name, trial.spec))
-    return _without_lesser(list(distinct.values()))
+    every = [trial.spec for trial in trials]
+    return [(name, spec, _arms_of(spec, every)) for name, spec in _without_lesser(list(distinct.values()))]
+
+
+def _arms_of(pair: ExperimentSpec, specs: Sequence[ExperimentSpec]) -> list[ExperimentSpec]:
+    """One spec for each arm and loss that the file trains this pair of models with."""
+    same = [s for s in specs if (s.student, s.teacher) == (pair.student, pair.teacher)]
+    return list({s.model_dump_json(include={"warmup", "loss"}): s for s in same}.values())
 
 
 def _without_lesser(specs: list[tuple[str, ExperimentSpec]]) -> list[tuple[str, ExperimentSpec]]:

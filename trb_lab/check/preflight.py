@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from trb_lab.models.vocabulary import SharedVocabulary, check_support, share_voc
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.spec.warmup import ARM_SPECS
-from trb_lab.tasks.grading import Grader, check_grader
+from trb_lab.tasks.grading import Grader
 from trb_lab.tasks.problem import Problem
 
 from .data import SetChecks, check_training_data
@@ -36,26 +37,24 @@ class _Model:
     stop_ids: tuple[int, ...]
 
 
-def preflight(spec: ExperimentSpec, findings: Findings) -> None:
-    """Check models, vocabulary, stop ids, prompts, data, reference answers and memory, in this order."""
+def preflight(spec: ExperimentSpec, findings: Findings, arms: Sequence[ExperimentSpec] = ()) -> None:
+    """Check models, vocabulary, stop ids, arms, prompts, data, reference answers and memory, in this order.
+
+    `arms`: the specs whose arms and losses are looked at, with the same models; this one alone by default.
+    """
     student = _model("student", spec.student, findings)
     teacher = _model("teacher", spec.teacher, findings)
     vocabulary = None
     if student and teacher:
         with findings.guard("vocabulary"):
             vocabulary = _check_vocabulary(student, teacher, findings)
-            check_support(spec.loss, vocabulary, spec.warmup)
     if student and teacher and vocabulary:
         _check_stops(student, teacher, vocabulary, findings)
-    with findings.guard("grader"):
-        check_grader(spec.grader)
-    if type(spec.warmup) not in ARM_SPECS:
-        with findings.guard("warmup.kind"):
-            from trb_lab.policy.arms import arm_function
-
-            arm_function(spec.warmup.kind)
+    for other in arms or (spec,):
+        with findings.guard(f"arm {other.warmup.kind}"):
+            _check_arm(other, vocabulary)
     with (
-        findings.guard("data"),
+        findings.guard("grader"),
         Grader(1, spec.resources.grading_timeout_seconds, name=spec.grader) as grader,
     ):
         problems = check_training_data(spec, findings, grader)
@@ -96,6 +95,16 @@ def _model(role: str, spec: ModelSpec, findings: Findings) -> _Model | None:
             findings.ok(role, f"{spec.name}: {kind}, {_count(size.parameters)} parameters, {path}")
         return _Model(role, spec, path, tokenizer, size, stops)
     return None
+
+
+def _check_arm(spec: ExperimentSpec, vocabulary: SharedVocabulary | None) -> None:
+    """Raises UsageError for an arm or a loss that cannot work with these models."""
+    if vocabulary:
+        check_support(spec.loss, vocabulary, spec.warmup)
+    if type(spec.warmup) not in ARM_SPECS:
+        from trb_lab.policy.arms import arm_function
+
+        arm_function(spec.warmup.kind)
 
 
 def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:

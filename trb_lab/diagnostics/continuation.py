@@ -244,6 +244,3 @@ def _first_step(arm: ArmOf, data: TrainingData, engine: TorchEngine, rows: int, 
     if rollouts.teacher_logprob_BT is None:
         engine.score(rollouts, Keep())
     return FirstStep(arm.name, rollouts, problems)
-
-
-# ---- files and table -------------------------------------------------------------------------------------------

@@ -1,1 +1,1 @@
-"""Scores on evaluation sets, and diagnostics."""
+"""Scores on evaluation sets, and continuation gain."""

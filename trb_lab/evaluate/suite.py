@@ -28,6 +28,10 @@ ROWS_AT_ONCE = 1024
 """Responses asked of the engine at once, so that a large set with many samples does not exist whole."""
 
 
+COUNTS = ("num_problems", "num_dropped", "num_samples")
+"""What of a set's entry is the same at every evaluation: result.json has it, metrics.jsonl has not."""
+
+
 @dataclass(frozen=True)
 class LoadedSet:
     """One evaluation set as the evaluated model sees it."""
@@ -36,10 +40,15 @@ class LoadedSet:
     problems: list[Problem]
     prompt_ids: list[list[int]]
     num_dropped: int
+    """Problems whose prompt was too long."""
     samples: int
     """Samples of each problem."""
     at_k: list[int]
     """k of pass@k, mean@k and maj@k: those above one."""
+
+    def counts(self) -> dict[str, int]:
+        """COUNTS of the set, for its entry in result.json."""
+        return dict(zip(COUNTS, (len(self.problems), self.num_dropped, self.samples), strict=True))
 
 
 @dataclass
@@ -134,8 +143,7 @@ class Suite:
         del shares["correct_share"]  # pass@1
         return {
             **entry,
-            "num_problems": len(loaded.problems),
-            "num_samples": n,
+            **loaded.counts(),
             **response_statistics(graded.lengths, graded.finished, graded.loops),
             **shares,
         }
@@ -189,7 +197,7 @@ def as_metrics(scores: dict[str, dict[str, Any]]) -> dict[str, float]:
         f"eval/{name}/{key}": value
         for name, entry in scores.items()
         for key, value in entry.items()
-        if key not in ("num_problems", "num_samples")
+        if key not in COUNTS
     }
     mean = mean_score(scores)
     return metrics if mean is None else {**metrics, "eval/mean/pass_at_1": mean}

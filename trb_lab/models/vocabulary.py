@@ -84,7 +84,7 @@ def share_vocabulary(
     return SharedVocabulary(size, stop_id, union, tuple(masked))
 
 
-def check_support(loss: Loss, vocabulary: SharedVocabulary, warmup: ArmSpec | None = None) -> None:
+def check_support(loss: Loss, vocabulary: SharedVocabulary, warmup: ArmSpec) -> None:
     """Raises UsageError where the loss, or the SKD arm, wants more tokens than the models share."""
     wanted = {
         "loss.top_k": loss.top_k if isinstance(loss, TopKLoss) else 0,

@@ -23,6 +23,7 @@ __all__ = [
     "drive_rows",
     "mix_rows",
     "replace_outside_top_k",
+    "saved_up",
     "student_rollouts",
     "tempered_rollouts",
     "trust_region_rollouts",
@@ -71,6 +72,11 @@ def trust_region_rollouts(budgets: Tensor, value: float, *, banked: bool = False
     # Pinsker bounds the redraw rate by sqrt(eps / 2); what was seen lies at half to three quarters of that.
     guess = 0.75 * math.sqrt(min(value, 1.0) / 2.0)
     return StepBehavior(value, blend_rows, budgets.double(), guess, is_trust_region=True, is_banked=banked)
+
+
+def saved_up(bank_A: Tensor, value_A: Tensor, kl_A: Tensor) -> Tensor:
+    """What a banked row has left after one more token: its allowance joins the bank, and the KL spent leaves it."""
+    return (bank_A + value_A - kl_A.double()).clamp_min(0.0)
 
 
 def blend_rows(log_p_NV: Tensor, log_q_NV: Tensor, budget_N: Tensor) -> Target:

@@ -11,7 +11,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.policy.behaviors import StepBehavior, saved_up
 
 from .cached_model import CachedModel
 from .engine import RolloutRequest
@@ -75,7 +75,7 @@ class Batch:
         """Into the bank: the values of the tokens about to be committed, less the KL that they spent."""
         bank_A = self.bank_S[: len(self)].clone()
         for g in range(kl_AG.shape[1]):  # in the order of the tokens, so that blocks change no last digit
-            saved_A = (bank_A + self.values_A - kl_AG[:, g].double()).clamp_min(0.0)
+            saved_A = saved_up(bank_A, self.values_A, kl_AG[:, g])
             bank_A = torch.where(g < count_A, saved_A, bank_A)
         self.bank_S[: len(self)] = bank_A
 

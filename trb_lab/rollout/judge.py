@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trb_lab.models.load import LanguageModel, Pair
 from trb_lab.policy import fused
-from trb_lab.policy.behaviors import StepBehavior
+from trb_lab.policy.behaviors import StepBehavior, saved_up
 from trb_lab.policy.coupling import (
     Target,
     entropy,
@@ -168,9 +168,8 @@ class PlainJudge:
         # What a token may spend depends on what the tokens before it spent: the block is solved token by token.
         bank_A, parts = look.bank_A, []
         for g in range(block):
-            bank_A = bank_A + look.values_A
-            part = self.behavior.target(log_p_NV[g::block], log_q_NV[g::block], bank_A)
-            bank_A = (bank_A - part.kl_N.double()).clamp_min(0.0)
+            part = self.behavior.target(log_p_NV[g::block], log_q_NV[g::block], bank_A + look.values_A)
+            bank_A = saved_up(bank_A, look.values_A, part.kl_N)
             parts.append(part)
         return Target(*(_interleaved(list(column)) for column in zip(*parts, strict=True)))
 

@@ -97,7 +97,7 @@ AtK = Annotated[int, Field(ge=1)]
 
 
 class EvalSpec(Spec):
-    """pass@1 from n samples a problem at temperature 1."""
+    """n samples a problem at temperature 1: pass@1, and pass@k, mean@k, maj@k."""
 
     sets: list[EvalSetField] = []
     samples: int = Field(4, ge=1)

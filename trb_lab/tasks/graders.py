@@ -49,11 +49,6 @@ def known_graders() -> list[str]:
     return sorted({MATH_VERIFY, *(entry.name for entry in entry_points(group=GROUP))})
 
 
-def check_grader(name: str) -> None:
-    """Make sure that a grader can be used. Raises what `find_grader` raises."""
-    find_grader(name)
-
-
 def find_grader(name: str) -> GraderKind:
     """The grader of that name; imports the package that registers it.
 

@@ -15,12 +15,12 @@ from typing import Literal, Self
 from trb_lab.cache import cache_dir
 from trb_lab.errors import UsageError
 
-from .graders import MATH_VERIFY, GraderKind, check_grader, find_grader, known_graders
+from .graders import MATH_VERIFY, GraderKind, find_grader
 from .problem import Problem
 from .verdict_cache import Pair, VerdictCache
 from .verifier_pool import Outcome, VerifierPool
 
-__all__ = ["Grader", "Verdict", "check_golds", "check_grader", "default_cache_path", "known_graders"]
+__all__ = ["Grader", "Verdict", "check_golds", "default_cache_path"]
 
 Reason = Literal["correct", "wrong", "unboxed", "empty", "timeout", "error"]
 """`unboxed`: something was written and holds no answer; `empty`: nothing was, or the box is empty."""

@@ -224,7 +224,6 @@ class Trainer:
             "redraw_ratio": self.blocks.redraw_ratio,
             "feedback": asdict(self.feedback),
             # Nothing more to restore: the data position and every generator follow from (seed, step).
-            "data_position": self.next_step * self.spec.rollout.prompts_per_step,
             "seed": self.spec.seed,
             "cpu_threads": torch.get_num_threads() if self.pair.student.device.type == "cpu" else None,
         }
