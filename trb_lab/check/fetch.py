@@ -17,7 +17,7 @@ def fetch_all(specs: Sequence[ExperimentSpec], findings: Findings) -> None:
     """One line for each hub model and data set; those that are here already are left as they are."""
     models = dict.fromkeys((m.name, m.revision) for spec in specs for m in (spec.student, spec.teacher))
     for name, revision in models:
-        if "/" not in name or name.startswith((".", "/", "~")):
+        if not catalog.looks_like_hub_id(name):
             continue  # bundled models, and folders
         with findings.guard(f"fetch {name}"):
             here = catalog.locate(ModelSpec(name=name, revision=revision))

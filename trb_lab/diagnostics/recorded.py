@@ -11,7 +11,7 @@ from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.sweep_view import text_table
 
-from .targets import Target, run_named, targets
+from .targets import NamedRun, run_named, targets
 
 POSITION_COLUMNS = (
     "redraw_rate", "kl", "beta", "student_top_k_mass", "teacher_top_k_mass", "top_k_overlap",
@@ -30,7 +30,7 @@ def first_steps(names: Sequence[str], store: Store, steps: int) -> list[dict[str
     return rows
 
 
-def _first_steps(target: Target, steps: int) -> dict[str, Any] | None:
+def _first_steps(target: NamedRun, steps: int) -> dict[str, Any] | None:
     lines = [line for line in read_metrics(target.run.metrics) if line["step"] < steps]
     if not lines:
         return None

@@ -13,7 +13,7 @@ from trb_lab.store.run_dir import RunDir, Store, read_json
 
 
 @dataclass(frozen=True)
-class Target:
+class NamedRun:
     """A run and what a sweep calls it."""
 
     run: RunDir
@@ -40,19 +40,19 @@ def spec_of(run: RunDir) -> ExperimentSpec:
     return ExperimentSpec.model_validate(config["spec"])
 
 
-def targets(names: Sequence[str], store: Store) -> list[Target]:
+def targets(names: Sequence[str], store: Store) -> list[NamedRun]:
     """Runs, and the begun trials of sweeps, in the order given; each run once.
 
     Raises UsageError for a name that is neither.
     """
     sweeps = {sweep.name: sweep for sweep in store.sweeps()}
-    found: dict[Path, Target] = {}
+    found: dict[Path, NamedRun] = {}
     for name in names:
         if name in sweeps:
             for planned in (read_json(sweeps[name].plan) or {}).get("trials", []):
                 run = store.trial(planned["run_id"])
                 if run.config.exists():
-                    target = Target(run, spec_of(run), planned["arm"], planned.get("setting") or "")
+                    target = NamedRun(run, spec_of(run), planned["arm"], planned.get("setting") or "")
                     found.setdefault(run.path, target)
         else:
             folder = Path(name).expanduser()
@@ -62,7 +62,7 @@ def targets(names: Sequence[str], store: Store) -> list[Target]:
                 else find_run(store, name, [*sweeps])
             )
             spec = spec_of(run)
-            found.setdefault(run.path, Target(run, spec, spec.warmup.kind))
+            found.setdefault(run.path, NamedRun(run, spec, spec.warmup.kind))
     if not found:
         raise UsageError(f"nothing of {', '.join(names)} has run yet: trb-lab status")
     return list(found.values())

@@ -38,7 +38,7 @@ class ResolvedModel:
     path: Path
 
 
-def _looks_like_hub_id(name: str) -> bool:
+def looks_like_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~"))
 
 
@@ -78,7 +78,7 @@ def locate(spec: ModelSpec) -> Path | None:
         raise UsageError(
             f"model folder '{spec.name}' has no config.json: give a folder in transformers format."
         )
-    if _looks_like_hub_id(spec.name):
+    if looks_like_hub_id(spec.name):
         return _cached_hub_folder(spec)
     raise UsageError(
         f"model '{spec.name}' is not a bundled name ({', '.join(BUNDLED)}), not a folder with config.json, "
@@ -109,7 +109,7 @@ def resolve(spec: ModelSpec) -> ResolvedModel:
 
 def fetch(name: str, revision: str | None = None) -> Path:
     """Download a hub model into the local cache and return its folder."""
-    if not _looks_like_hub_id(name):
+    if not looks_like_hub_id(name):
         raise UsageError(
             f"'{name}' is not a hub id (owner/name); bundled models and folders need no fetching."
         )

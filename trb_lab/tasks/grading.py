@@ -145,6 +145,18 @@ class Grader:
             return {p: fresh.get(p) or ("correct" if self.cache.get(p) else "wrong") for p in distinct}
 
 
+def unreadable_golds(problems: Sequence[Problem], grader: Grader) -> list[tuple[Problem, Outcome]]:
+    """Problems whose reference answer does not verify against itself, each with the outcome of the check."""
+    if not grader.kind.golds_are_answers:
+        return []
+    answered = [(problem, problem.answer) for problem in problems if problem.answer is not None]
+    # A gold in a box, or in whatever else the grader reads, is checked as the answer that it holds.
+    pair_of = {gold: (gold, _answer_of(gold, grader)) for _, gold in answered}
+    outcomes = grader.decide(pair_of.values())
+    checked = [(problem, outcomes[pair_of[gold]]) for problem, gold in answered]
+    return [(problem, outcome) for problem, outcome in checked if outcome != "correct"]
+
+
 def check_golds(problems: Sequence[Problem], grader: Grader, *, source: str = "dataset") -> None:
     """Make sure that a right answer can be told: every reference answer must verify against itself.
 
@@ -154,18 +166,13 @@ def check_golds(problems: Sequence[Problem], grader: Grader, *, source: str = "d
     Raises:
         UsageError: an answer cannot be read; names the first problems concerned.
     """
-    if not grader.kind.golds_are_answers:
-        return
-    answered = [(p.id, p.answer) for p in problems if p.answer is not None]
-    # A gold in a box, or in whatever else the grader reads, is checked as the answer that it holds.
-    pair_of = {gold: (gold, _answer_of(gold, grader)) for _, gold in answered}
-    outcomes = grader.decide(pair_of.values())
-    bad = [(name, gold, outcomes[pair_of[gold]]) for name, gold in answered]
-    bad = [entry for entry in bad if entry[2] != "correct"]
+    bad = unreadable_golds(problems, grader)
     if not bad:
         return
+    answered = sum(problem.answer is not None for problem in problems)
     shown = "; ".join(
-        f"{name}: {gold!r:.80}" + (f" ({why})" if why != "wrong" else "") for name, gold, why in bad[:3]
+        f"{problem.id}: {problem.answer!r:.80}" + (f" ({why})" if why != "wrong" else "")
+        for problem, why in bad[:3]
     )
     if grader.kind.name == MATH_VERIFY:
         who, advice = (
@@ -175,7 +182,7 @@ def check_golds(problems: Sequence[Problem], grader: Grader, *, source: str = "d
     else:
         who, advice = f"grader {grader.kind.name}", "Each must verify against itself; mend them"
     raise UsageError(
-        f"{source}: {who} cannot read {len(bad)} of {len(answered)} reference answers: {shown}. "
+        f"{source}: {who} cannot read {len(bad)} of {answered} reference answers: {shown}. "
         f"{advice}, or drop these problems."
     )
 

@@ -93,27 +93,16 @@ def _problem(prompt: Any, answer: Any, problem_id: str, spec: HubDataset, source
 
 def _readable(problems: list[Problem], source: str) -> LoadedProblems:
     """The problems whose answer math-verify reads; the others are counted."""
-    from .grading import Grader, check_golds
+    from .grading import Grader, unreadable_golds
 
     with Grader() as grader:
-        try:
-            check_golds(problems, grader, source=source)
-            return LoadedProblems(problems, {})
-        except UsageError:
-            kept = [problem for problem in problems if _reads(problem, grader)]
+        bad = {problem.id for problem, _ in unreadable_golds(problems, grader)}
+    if not bad:
+        return LoadedProblems(problems, {})
+    kept = [problem for problem in problems if problem.id not in bad]
     if not kept:
         raise UsageError(f"{source}: math-verify can read none of its {len(problems)} reference answers.")
-    return LoadedProblems(kept, {"an answer that math-verify cannot read": len(problems) - len(kept)})
-
-
-def _reads(problem: Problem, grader: Any) -> bool:
-    from .grading import check_golds
-
-    try:
-        check_golds([problem], grader)
-    except UsageError:
-        return False
-    return True
+    return LoadedProblems(kept, {"an answer that math-verify cannot read": len(bad)})
 
 
 def _load_table(spec: HubDataset, source: str) -> Any:

@@ -32,7 +32,7 @@ class LossStats(NamedTuple):
 PositionLoss = Callable[[Tensor, slice], tuple[Tensor, Tensor]]
 """(log_p_CV, which of the N positions) -> loss and reverse KL (detached) of each of the C positions."""
 
-Target = Callable[[Tensor, Tensor], Tensor]
+LossTarget = Callable[[Tensor, Tensor], Tensor]
 """See ArmStep.target."""
 
 
@@ -58,7 +58,7 @@ def backward_reverse_kl(
     rollouts: Rollouts,
     loss: Loss,
     *,
-    target: Target | None = None,
+    target: LossTarget | None = None,
     imitates_BT: Tensor | None = None,
     token_budget: int,
     chunk_tokens: int,
@@ -186,7 +186,7 @@ def _chunked(
 
 
 def _top_k_loss(
-    form: Callable[[Tensor, Tensor], Tensor], support_NK: Tensor, log_q_NK: Tensor, target: Target | None
+    form: Callable[[Tensor, Tensor], Tensor], support_NK: Tensor, log_q_NK: Tensor, target: LossTarget | None
 ) -> PositionLoss:
     """A loss on the support that the rollout recorded."""
 
@@ -201,7 +201,7 @@ def _top_k_loss(
     return chunk_loss
 
 
-def _full_loss(teacher: LanguageModel, teacher_hidden_NH: Tensor, target: Target | None) -> PositionLoss:
+def _full_loss(teacher: LanguageModel, teacher_hidden_NH: Tensor, target: LossTarget | None) -> PositionLoss:
     """The closed form over the vocabulary; the teacher's hidden states go through its head chunk by chunk."""
     assert teacher.stops is not None
     stops = teacher.stops
