@@ -45,6 +45,24 @@ class Phase(StrEnum):
     """No worker lives. What came of it stands in the run directory."""
 
 
+class End(StrEnum):
+    """What ended a job, as far as its launcher can tell."""
+
+    EXITED = "exited"
+    """The worker left by itself; `exit_code` says how."""
+    KILLED = "killed"
+    """A signal whose sender nobody knows."""
+    CANCELLED = "cancelled"
+    """Somebody took it away on purpose."""
+    TIME_LIMIT = "time_limit"
+    OUT_OF_MEMORY = "out_of_memory"
+    NODE_FAILURE = "node_failure"
+    PREEMPTED = "preempted"
+    """A job of higher priority took its place, and it was not put back into the queue."""
+    UNSEEN = "unseen"
+    """It is gone, and nobody can say why."""
+
+
 @dataclass(frozen=True)
 class JobStatus:
     """What a launcher knows of one job."""
@@ -52,13 +70,25 @@ class JobStatus:
     phase: Phase
     exit_code: int | None = None
     """Of an ended worker; minus the signal's number when one killed it; None where nobody could see it."""
+    end: End | None = None
+    """Set for an ended job by launchers that know more than an exit code."""
+    where: str = ""
+    """The node that a job runs on, or why it waits."""
+    job: str = ""
+    """The cluster's own name for it, such as `1234_5`."""
 
 
 class Launcher(Protocol):
     """Starts workers. Calls come from one thread."""
 
+    name: str
+    """`inline`, `local` or `slurm`."""
     slots: int
     """Jobs at once, attached ones included."""
+    poll_seconds: float
+    """How often a look is worth its cost."""
+    outlives_driver: bool
+    """Whether jobs that wait or run go on when the driver leaves (they are a cluster's, not this machine's)."""
 
     def submit(self, job: Job) -> None:
         """Queue a job. Its run id may be submitted again once it has ended, not before (ValueError)."""
@@ -67,7 +97,7 @@ class Launcher(Protocol):
         """Follow a worker that somebody else started; it takes a slot for as long as it lives."""
 
     def poll(self) -> Mapping[str, JobStatus]:
-        """Start what there is room for; tell every job's status by run id. Call it about once a second."""
+        """Start what there is room for; tell every job's status by run id."""
 
     def cancel(self, run_id: str, *, kill: bool = False) -> None:
         """Take a waiting job out of the queue; ask a running one to save and end (`kill`: end it at once).
@@ -77,6 +107,9 @@ class Launcher(Protocol):
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
         """The last lines that the job's worker printed."""
+
+    def close(self) -> None:
+        """The driver leaves. Jobs stay as they are."""
 
 
 def tail(run_dir: RunDir, lines: int) -> list[str]:

@@ -5,11 +5,12 @@ The launcher knows who is alive, the run directory what came of it. Here the two
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from trb_lab.store.run_dir import RunDir, read_json
 from trb_lab.store.status import (
@@ -21,13 +22,23 @@ from trb_lab.store.status import (
     missing_sets,
     state_of,
 )
+from trb_lab.store.status import cancel as mark_cancelled
 
 from . import claim
-from .base import Job, JobStatus, Launcher, Phase, tail
+from .base import End, Job, JobStatus, Launcher, Phase, tail
 from .progress import ProgressReader
 
 MAX_RESTARTS = 2
 """Times that a killed worker is started again within one driver run."""
+SAME_FAILURES = 3
+"""So many trials that fail alike, before any has succeeded, and no more are started."""
+
+TAKEN_AWAY = {
+    End.TIME_LIMIT: "its job reached the time limit",
+    End.NODE_FAILURE: "its node failed",
+    End.PREEMPTED: "its job was preempted",
+}
+"""Ends that are the cluster's doing: the trial goes on from its checkpoint."""
 
 Standing = Literal["waiting", "running", "completed", "failed", "interrupted", "cancelled"]
 
@@ -50,6 +61,10 @@ class Member:
     """Updates that were made when it was first seen to run."""
     seconds: float = 0.0
     """Time that its workers have run, as far as seen here."""
+    status: JobStatus | None = None
+    """What the launcher said last."""
+    step_at_start: int = 0
+    """Updates that were made when its present worker began."""
     progress: ProgressReader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -69,7 +84,7 @@ class Event:
     """Something that happened to a member, with what there is to say about it."""
 
     member: Member
-    what: Literal["started", "attached", "restarts", "ended"]
+    what: Literal["started", "attached", "waits", "restarts", "ended"]
     detail: str = ""
 
 
@@ -81,6 +96,8 @@ class Fleet:
         self.launcher = launcher
         self.members = {member.run_id: member for member in members}
         self.stopping = False
+        self.halted: str | None = None
+        """The traceback that the first trials had in common, once nothing more is started because of it."""
         self._events: list[Event] = []
         self._marks: dict[str, tuple[int, int] | None] = {}
         live = [m for m in members if claim.live_worker(m.job.run_dir) is not None]
@@ -103,8 +120,11 @@ class Fleet:
             member = self.members.get(run_id)
             if member is None or member.ended:
                 continue
+            member.status = status
             if status.phase is Phase.RUNNING and member.standing == "waiting":
                 self._begin(member, "started")
+            elif status.phase is Phase.WAITING and member.standing == "running":
+                self._pause(member, status)
             elif status.phase is Phase.ENDED:
                 self._settle(member, status)
         for member in self.members.values():
@@ -138,9 +158,20 @@ class Fleet:
 
     def _begin(self, member: Member, what: Literal["started", "attached"]) -> None:
         member.standing, member.began = "running", time.monotonic()
-        done = member.progress.read().done
+        done = member.step_at_start = member.progress.read().done
         member.began_at_step = done if member.began_at_step is None else member.began_at_step
         self._events.append(Event(member, what))
+
+    def _pause(self, member: Member, status: JobStatus) -> None:
+        """The cluster put a running job back into its queue."""
+        self._stop_clock(member)
+        member.standing = "waiting"
+        self._events.append(Event(member, "waits", status.where))
+
+    def _stop_clock(self, member: Member) -> None:
+        if member.began is not None:
+            member.seconds += time.monotonic() - member.began
+            member.began = None
 
     def _drop_cancelled(self) -> None:
         """Take out of the queue what somebody cancelled since it was put there."""
@@ -155,9 +186,7 @@ class Fleet:
     def _settle(self, member: Member, status: JobStatus) -> None:
         """The worker is gone: what came of it?"""
         run_dir = member.job.run_dir
-        if member.began is not None:
-            member.seconds += time.monotonic() - member.began
-            member.began = None
+        self._stop_clock(member)
         member.progress.read()
         if claim.live_worker(run_dir) is not None:  # ours found another at work and left
             self._attach(member)
@@ -171,6 +200,17 @@ class Fleet:
             self._end(member, "failed", error_line(run_dir))
         elif state == TrialState.CANCELLED and not silent:
             self._end(member, "cancelled")
+        elif status.end is End.CANCELLED:
+            mark_cancelled(run_dir, f"its job {status.job} was cancelled")
+            self._end(member, "cancelled")
+        elif status.end in TAKEN_AWAY and not self.stopping:
+            self._settle_taken_away(member, status)
+        elif status.end is End.OUT_OF_MEMORY:
+            self._fail(
+                member,
+                f"its job {status.job} ran out of memory: raise resources.mem or the profile's mem",
+                "oom",
+            )
         elif self.stopping or (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM:
             # SIGTERM ends a worker that has not set up its handler yet; somebody wanted it to stop.
             self._end(member, "interrupted", "its worker was asked to stop")
@@ -199,7 +239,23 @@ class Fleet:
             return
         if not could_not_begin:
             reason = f"{member.restarts + 1} workers died in a row, the last: {reason}"
-        record_failure(member.job.run_dir, reason)
+        self._fail(member, reason, "killed")
+
+    def _settle_taken_away(self, member: Member, status: JobStatus) -> None:
+        """The cluster ended it. It goes on from its checkpoint, unless that leads nowhere."""
+        assert status.end is not None
+        reason = TAKEN_AWAY[status.end] + (f" ({status.job})" if status.job else "")
+        stuck = status.end is End.TIME_LIMIT and member.steps > 0
+        if stuck and member.progress.latest.done <= member.step_at_start:
+            self._fail(member, f"{reason} before one more step was saved: raise `time`", "time_limit")
+        elif member.restarts >= getattr(self.launcher, "restarts", MAX_RESTARTS):
+            kind = "time_limit" if status.end is End.TIME_LIMIT else "node_failure"
+            self._fail(member, f"{reason}, and it was started again {member.restarts} times before", kind)
+        else:
+            self._restart(member, reason)
+
+    def _fail(self, member: Member, reason: str, error_class: str) -> None:
+        record_failure(member.job.run_dir, reason, error_class)
         self._end(member, "failed", reason)
 
     def _restart(self, member: Member, why: str) -> None:
@@ -211,6 +267,23 @@ class Fleet:
     def _end(self, member: Member, standing: Standing, error: str | None = None) -> None:
         member.standing, member.error = standing, error
         self._events.append(Event(member, "ended", error or ""))
+        if standing == "failed" and self.halted is None:
+            self._halt_if_all_fail_alike()
+
+    def _halt_if_all_fail_alike(self) -> None:
+        """Start nothing more where the first trials have died of the same error in the code."""
+        trials = [m for m in self.members.values() if m.steps]
+        failed = [m for m in trials if m.standing == "failed"]
+        if len(failed) < SAME_FAILURES or any(m.standing == "completed" for m in trials):
+            return
+        errors = [last_error(m.job.run_dir) or {} for m in failed]
+        if any(e.get("error_class") != "code" for e in errors) or len({_signature(e) for e in errors}) > 1:
+            return
+        self.halted = str(errors[0].get("traceback") or errors[0].get("error"))
+        for member in self.members.values():
+            if member.standing == "waiting":
+                self.launcher.cancel(member.run_id)
+                member.standing = "interrupted"
 
 
 def error_line(run_dir: RunDir) -> str:
@@ -234,12 +307,19 @@ def how_it_died(member: Member, status: JobStatus) -> str:
     return f"{reason}; its log ends with: {printed[:300]}" if printed else reason
 
 
-def record_failure(run_dir: RunDir, error: str) -> None:
+def record_failure(run_dir: RunDir, error: str, error_class: str = "killed") -> None:
     """Log a failure for a worker that could not do so, so that every reader of the run finds it."""
     events = attempts(run_dir)
     open_attempt = events[-1].get("attempt") if events and events[-1]["event"] == "start" else None
     number = begin_attempt(run_dir) if open_attempt is None else int(open_attempt)
-    end_attempt(run_dir, number, TrialState.FAILED, error=error, error_class="killed")
+    end_attempt(run_dir, number, TrialState.FAILED, error=error, error_class=error_class)
+
+
+def _signature(error: dict[str, Any]) -> str:
+    """The same for one bug whatever its numbers are: the last place of the traceback, and the error without digits."""
+    lines = [line.strip() for line in str(error.get("traceback") or "").splitlines() if line.strip()]
+    place = next((line for line in reversed(lines) if line.startswith("File ")), "")
+    return f"{place}\n{re.sub(r'[0-9]+', '#', str(error.get('error')))}"
 
 
 def _was_killed(status: JobStatus) -> bool:

@@ -57,6 +57,8 @@ class ProcessLauncher:
     """
 
     name = "local"
+    poll_seconds = 1.0
+    outlives_driver = False
 
     def __init__(
         self,
@@ -77,9 +79,9 @@ class ProcessLauncher:
 
     def submit(self, job: Job) -> None:
         self._accept(job)
-        if self.gpus and _wants_gpu(job) and job.resources.gpus > len(self.gpus):
+        if self.gpus and _wants_gpu(job) and job.resources.local_gpus > len(self.gpus):
             raise UsageError(
-                f"{job.run_id} wants {job.resources.gpus} GPUs (resources.gpus) and this machine offers "
+                f"{job.run_id} wants {job.resources.local_gpus} GPUs (resources.gpus) and this machine offers "
                 f"{len(self.gpus)}. Lower resources.gpus, or run it where there are more."
             )
         self._waiting[job.run_id] = job
@@ -120,6 +122,9 @@ class ProcessLauncher:
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
         return tail(self._jobs[run_id].run_dir, lines)
+
+    def close(self) -> None:
+        """Nothing is held beyond the workers, which go on."""
 
     def _accept(self, job: Job) -> None:
         if job.run_id in self._waiting or job.run_id in self._running:
@@ -168,7 +173,7 @@ class ProcessLauncher:
             return ()
         used = [name for running in self._running.values() for name in running.gpus]
         by_load = sorted(self.gpus, key=lambda name: (used.count(name), self.gpus.index(name)))
-        return tuple(by_load[: job.resources.gpus])
+        return tuple(by_load[: job.resources.local_gpus])
 
     def _environment(self, job: Job, gpus: tuple[str, ...]) -> dict[str, str]:
         threads = job.resources.cpu_threads or max(1, self.cores // self.slots)
@@ -187,7 +192,7 @@ class ProcessLauncher:
 
 
 def _wants_gpu(job: Job) -> bool:
-    return job.resources.device != "cpu" and job.resources.gpus > 0
+    return job.resources.device != "cpu" and job.resources.local_gpus > 0
 
 
 class InlineLauncher:
@@ -195,6 +200,8 @@ class InlineLauncher:
 
     name = "inline"
     slots = 1
+    poll_seconds = 1.0
+    outlives_driver = False
 
     def __init__(self, execute: Callable[[Job], int]) -> None:
         """`execute` does a worker's work and returns its exit code."""
@@ -234,6 +241,9 @@ class InlineLauncher:
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
         return tail(self._jobs[run_id].run_dir, lines)
+
+    def close(self) -> None:
+        """Nothing is held beyond the workers, which go on."""
 
     def _accept(self, job: Job) -> None:
         if job.run_id in self._waiting or job.run_id in self._attached:

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from .base import Spec
 from .dataset import Dataset, EvalSetField
+from .quantities import Memory, Time
 from .warmup import OpdWarmup, SftWarmup, VetoWarmup, Warmup
 
 
@@ -149,8 +150,17 @@ class ResourcesSpec(Spec):
     activation_checkpointing: bool = False
     grading_workers: int = Field(1, ge=1)
     grading_timeout_seconds: float = Field(5.0, gt=0)
-    gpus: int = Field(1, ge=0)
-    """GPUs of one trial where there are any."""
+    gpus: int | None = Field(None, ge=0)
+    """GPUs of one trial; null: one where there are any, and on a cluster what its profile says."""
+    mem: Memory | None = None
+    """Memory of one trial on a cluster: 64GB; null: what its profile says."""
+    time: Time | None = None
+    """Time limit of one trial on a cluster: 30m, 12h, 2-00:00:00, or whole minutes; null: what its profile says."""
+
+    @property
+    def local_gpus(self) -> int:
+        """GPUs of one trial on this machine, where it has any."""
+        return 1 if self.gpus is None else self.gpus
 
 
 class AlarmSpec(Spec):

@@ -154,7 +154,12 @@ def _text(entry: Any, path: KeyPath, shape: Shape | None, parent: Shape | None, 
     elif shape is not None and shape.form == "union" and isinstance(given, str):
         near = [k for k, _ in shape.kinds]
         hint = f" Write {{kind: {given}}}." if given in near else did_you_mean(given, near)
-    elif shape is not None and str in shape.types and isinstance(given, int | float):
+    elif (
+        shape is not None
+        and str in shape.types
+        and isinstance(given, int | float)
+        and not isinstance(given, bool)
+    ):
         hint = f' Write it in quotes: "{given}".'
     return f"{written(given)} is not allowed here. It takes {describe(shape)}.{hint}"
 
@@ -185,6 +190,10 @@ def _unknown_key(key: str, given: Any, parent: Shape, block: Any, path: KeyPath)
         match = re.search(r"'(\w+)'", hint)
         if match:
             hint += f" It belongs to kind {elsewhere[match.group(1)]}."
+    called_here = getattr(parent.model, "other_names", None)
+    if called_here is not None:
+        ours = called_here.get(key.replace("-", "_"))
+        return f"{text} Did you mean '{ours}'?" if ours else text + hint
     return text + (hint or _lives_elsewhere(key))
 
 

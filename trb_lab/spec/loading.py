@@ -5,7 +5,7 @@ load_experiment("experiments/arith.yaml", ["warmup.kl_budget=0.05", "seed=3"]) -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,11 +39,17 @@ def kind_of_file(path: Path | str) -> Literal["experiment", "sweep"]:
 def read_experiment(path: Path) -> Draft:
     """The merged values of a file and of what it extends, not validated (a sweep may complete them)."""
     shape = shape_of(ExperimentSpec)
-    layers = _chain(path, ())
+    wanted = "an experiment: name, student, teacher, dataset, ..."
+    layers = read_layers(path, shape, wanted, _refuse_sweep)
+    return Draft(merged_layers(shape, layers), layers)
+
+
+def merged_layers(shape: Shape, layers: Sequence[Layer]) -> dict[str, Any]:
+    """The values of all layers, the last one on top."""
     value: dict[str, Any] = {}
     for layer in layers:
         value = merge(shape, value, layer.value)
-    return Draft(value, layers)
+    return value
 
 
 def build(draft: Draft) -> ExperimentSpec:
@@ -75,31 +81,45 @@ def top_mapping(document: Document, source: str, wanted: str) -> dict[str, Any]:
     return document.value
 
 
-def _chain(path: Path, above: tuple[Path, ...]) -> list[Layer]:
-    """Layers of a file, the deepest base first. `above` are the files that led here."""
+def read_layers(
+    path: Path,
+    shape: Shape,
+    wanted: str,
+    refuse: Callable[[dict[str, Any], str], None],
+    above: tuple[Path, ...] = (),
+) -> list[Layer]:
+    """A file and what it extends, the deepest base first.
+
+    `wanted` names what the file should hold; `refuse(value, source)` raises where it holds something else.
+    `above` are the files that led here.
+    """
     real = path.resolve()
     if real in above:
         cycle = " -> ".join(shown(p) for p in (*above[above.index(real) :], real))
         raise UsageError(f"{shown(path)}: `extends` goes in a circle: {cycle}. Remove one of them.")
     document, source = read(path), shown(path)
-    value = dict(top_mapping(document, source, "an experiment: name, student, teacher, dataset, ..."))
-    if "arms" in value:
-        raise UsageError(
-            f"{source} is a sweep, and an experiment is wanted here. Run it with: trb-lab sweep {source}"
-        )
+    value = dict(top_mapping(document, source, wanted))
+    refuse(value, source)
     base = value.pop(EXTENDS, None)
-    layer = Layer(resolve_paths(shape_of(ExperimentSpec), value, real.parent), source, document.lines)
+    layer = Layer(resolve_paths(shape, value, real.parent), source, document.lines)
     if base is None:
         return [layer]
     where = f"{source}:{document.lines[(EXTENDS,)]}: {EXTENDS}"
     if not isinstance(base, str):
         raise UsageError(f"{where}: {explain.written(base)} is not allowed here. It takes one file name.")
     try:
-        return [*_chain(real.parent / base, (*above, real)), layer]
+        return [*read_layers(real.parent / base, shape, wanted, refuse, (*above, real)), layer]
     except UsageError as error:
         if str(error).startswith(f"{shown(real.parent / base)} does not exist"):
             raise UsageError(f"{where}: {error}") from None
         raise
+
+
+def _refuse_sweep(value: dict[str, Any], source: str) -> None:
+    if "arms" in value:
+        raise UsageError(
+            f"{source} is a sweep, and an experiment is wanted here. Run it with: trb-lab sweep {source}"
+        )
 
 
 def set_layer(sets: Sequence[str]) -> Layer:

@@ -1,4 +1,4 @@
-"""JSON Schemas of the two kinds of YAML, for completion and checks in editors.
+"""JSON Schemas of the kinds of YAML, for completion and checks in editors.
 
 They describe sparse files: a file may leave out what `extends`, the base or the defaults give, so nothing
 but a sweep's own keys is required. `trb-lab check` judges the merged result. The committed copies are in
@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from trb_lab.errors import UsageError
 
+from .cluster import ClusterProfile
 from .experiment import ExperimentSpec
 from .shape import Shape, shape_of
 from .sweep import SweepSpec
 
 FOLDER = Path(__file__).parent / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-SchemaName = Literal["experiment", "sweep"]
+SchemaName = Literal["experiment", "sweep", "cluster"]
+NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
 
 class _Generator(GenerateJsonSchema):
@@ -30,6 +32,8 @@ class _Generator(GenerateJsonSchema):
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
         inner = schema["schema"]
+        if inner["type"] == "str":  # times, memory, variables: a number is taken as well
+            return {"type": ["string", "number"]}
         text: JsonSchemaValue = {"type": "string"}
         names = getattr(schema["function"]["function"], "names", None)
         if names:
@@ -40,7 +44,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The schema of `experiment` or `sweep` files. Raises UsageError for another name."""
+    """The schema of `experiment`, `sweep` or `cluster` files. Raises UsageError for another name."""
     if name == "experiment":
         schema = _sparse(ExperimentSpec.model_json_schema(schema_generator=_Generator))
         extends = {
@@ -50,8 +54,12 @@ def json_schema(name: str) -> dict[str, Any]:
         schema["properties"] = {"extends": extends, **schema["properties"]}
     elif name == "sweep":
         schema = _sweep_schema()
+    elif name == "cluster":
+        schema = _sparse(ClusterProfile.model_json_schema(schema_generator=_Generator))
+        extends = {"type": "string", "description": "Profile that this one changes, relative to this file."}
+        schema["properties"] = {"extends": extends, **schema["properties"]}
     else:
-        raise UsageError(f"there is no schema '{name}'. Schemas: experiment, sweep.")
+        raise UsageError(f"there is no schema '{name}'. Schemas: {', '.join(NAMES)}.")
     return {
         "$schema": DIALECT,
         "title": f"trb-lab {name}",
@@ -123,7 +131,7 @@ def text(name: str) -> str:
 
 def write_all() -> None:
     FOLDER.mkdir(exist_ok=True)
-    for name in ("experiment", "sweep"):
+    for name in NAMES:
         (FOLDER / f"{name}.schema.json").write_text(text(name), encoding="utf-8")
 
 

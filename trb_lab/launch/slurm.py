@@ -1,0 +1,272 @@
+"""Trials as Slurm jobs: keeps a cluster supplied within its limits, and follows what it was given.
+
+submitit writes the batch script, calls sbatch and starts our supervisor (slurm_task.py) on the node. Everything
+else that it offers (states, results, requeues) is done from files and Slurm's own words (slurm_jobs.py), because a
+driver may die at any moment and another must find what it left.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from trb_lab.failpoints import reach
+from trb_lab.spec.cluster import ClusterProfile
+from trb_lab.store.run_dir import Store
+from trb_lab.store.status import TrialState, state_of
+from trb_lab.store.status import cancel as mark_cancelled
+
+from . import batches, claim, slurm_commands
+from .base import End, Job, JobStatus, Phase, tail
+from .batches import Batch, Piece
+from .follow import record_failure
+from .slurm_commands import Limits
+from .slurm_jobs import JobBook, Place, cancel_places
+from .slurm_submit import Full, Refused, Unanswered, sbatch
+
+FULL_SECONDS = 15.0
+"""After the cluster took no more jobs, the next try waits so long, and longer each time."""
+MOST_FULL_SECONDS = 300.0
+
+
+def worker_argv(job: Job) -> list[str]:
+    """The worker's command on a node; the interpreter is the supervisor's own (see Piece)."""
+    return ["-m", "trb_lab.cli", job.verb, "--run-dir", str(job.run_dir.path)]
+
+
+class SlurmLauncher:
+    """Keeps a cluster supplied with jobs, within its limits, and follows them."""
+
+    name = "slurm"
+    outlives_driver = True
+
+    def __init__(
+        self,
+        store: Store,
+        profile: ClusterProfile,
+        sweep: str,
+        slots: int | None = None,
+        command: Callable[[Job], list[str]] = worker_argv,
+    ) -> None:
+        """`slots` bounds our jobs in the queue, running ones included; None takes the profile's `max_jobs`.
+
+        Raises SlurmError where Slurm cannot be reached.
+        """
+        self.store, self.profile, self.sweep = store, profile, sweep
+        self.most_jobs = slots or profile.max_jobs
+        self.slots = min(self.most_jobs or 10**6, profile.array_parallelism) * profile.pack_parallel
+        self.poll_seconds = profile.poll_seconds
+        self.restarts = profile.restarts
+        self.waits_for = ""
+        """Why nothing more is submitted at present."""
+        self._command = command
+        self._limits: Limits = slurm_commands.limits()
+        self._book = JobBook(store)
+        self._jobs: dict[str, Job] = {}
+        self._waiting: dict[str, Job] = {}
+        self._placed: dict[str, tuple[str, int]] = {}
+        """Run id -> token and index of the job element that has it."""
+        self._attached: dict[str, Job] = {}
+        self._ended: dict[str, JobStatus] = {}
+        self._places: list[Place] = []
+        self._next_try, self._pause, self._chunk = 0.0, FULL_SECONDS, self._limits.array_size
+        self._look()
+        for place in {place.run: place for place in self._places}.values():  # the newest of each run
+            _learn(store, place)
+
+    def submit(self, job: Job) -> None:
+        self._accept(job)
+        job.run_dir.stop_request.unlink(missing_ok=True)
+        self._waiting[job.run_id] = job
+
+    def attach(self, job: Job) -> None:
+        self._accept(job)
+        self._attached[job.run_id] = job
+
+    def poll(self) -> Mapping[str, JobStatus]:
+        self._look()
+        self._adopt()
+        if self._waiting and time.monotonic() >= self._next_try:
+            self._feed()
+        statuses = {
+            **self._ended,
+            **{run_id: JobStatus(Phase.WAITING, where=self.waits_for) for run_id in self._waiting},
+        }
+        current = {(p.batch.token, p.index, p.run_id): p.status for p in self._places}
+        for run_id, (token, index) in list(self._placed.items()):
+            # A place that is no longer listed was closed by another driver, which had seen it end.
+            status = current.get((token, index, run_id), JobStatus(Phase.ENDED, end=End.UNSEEN))
+            statuses[run_id] = status
+            if status.phase is Phase.ENDED:
+                del self._placed[run_id]
+                self._ended[run_id] = status
+        for run_id, job in list(self._attached.items()):
+            if claim.live_worker(job.run_dir) is not None:
+                statuses[run_id] = JobStatus(Phase.RUNNING)
+            else:
+                del self._attached[run_id]
+                statuses[run_id] = self._ended[run_id] = JobStatus(Phase.ENDED)
+        self._close_batches()
+        return statuses
+
+    def cancel(self, run_id: str, *, kill: bool = False) -> None:
+        if self._waiting.pop(run_id, None) is not None:
+            self._ended[run_id] = JobStatus(Phase.ENDED)
+        elif run_id in self._attached:
+            claim.send_signal(self._attached[run_id].run_dir, 9 if kill else 15)
+        elif run_id in self._placed:
+            cancel_places(self.store, self._places, {run_id}, kill)
+
+    def logs(self, run_id: str, lines: int = 50) -> list[str]:
+        return tail(self._jobs[run_id].run_dir, lines)
+
+    def close(self) -> None:
+        """The jobs are the cluster's, and stay."""
+
+    def submit_all(self) -> tuple[int, int]:
+        """Submit what fits now, and come back: how many trials have a job, and how many are left."""
+        self._adopt()
+        self._feed()
+        return len(self._placed), len(self._waiting)
+
+    def job_ids(self) -> list[str]:
+        """Slurm's ids of this sweep's trials, as far as they are not over."""
+        return sorted(
+            {p.batch.job_id for p in self._places if p.batch.sweep == self.sweep and p.batch.job_id}
+        )
+
+    def _accept(self, job: Job) -> None:
+        if job.run_id in self._waiting or job.run_id in self._placed or job.run_id in self._attached:
+            raise ValueError(f"{job.run_id} is already submitted")
+        self._ended.pop(job.run_id, None)
+        self._jobs[job.run_id] = job
+
+    def _look(self) -> None:
+        self._places = self._book.look()
+
+    def _adopt(self) -> None:
+        """Follow jobs that hold our runs already, whoever submitted them, and workers that somebody else leads."""
+        live = {p.run_id: (p.batch.token, p.index) for p in self._places if p.status.phase is not Phase.ENDED}
+        for run_id in [*self._waiting, *self._attached]:
+            if run_id in live:
+                self._placed[run_id] = live[run_id]
+                self._waiting.pop(run_id, None)
+                self._attached.pop(run_id, None)
+        for run_id, job in list(self._waiting.items()):
+            if claim.live_worker(job.run_dir) is not None:
+                self._attached[run_id] = self._waiting.pop(run_id)
+
+    def _close_batches(self) -> None:
+        """Of this sweep alone: the driver of another one has to see first how its jobs ended."""
+        found: dict[str, list[Place]] = {}
+        for place in self._places:
+            found.setdefault(place.batch.token, []).append(place)
+        for places in found.values():
+            batch = places[0].batch
+            if batch.sweep != self.sweep or batch.what != "trials":
+                continue
+            if batch.job_id is None:
+                if self._book.never_submitted(batch):
+                    self._take_back(batch)
+            elif not any(self._book.lives(batch, index) for index in range(len(batch.elements))):
+                batches.close(batch)
+
+    def _take_back(self, batch: Batch) -> None:
+        """Its sbatch was never answered and the cluster does not know it: its runs wait again."""
+        batches.discard(batch)
+        for run_id, (token, _) in list(self._placed.items()):
+            if token == batch.token:
+                del self._placed[run_id]
+                self._waiting[run_id] = self._jobs[run_id]
+
+    def _feed(self) -> None:
+        """Submit what there is room for, one array for each need of resources."""
+        groups: dict[str, tuple[ClusterProfile, list[Job]]] = {}
+        for job in self._waiting.values():
+            profile = self.profile.for_trial(job.resources)
+            groups.setdefault(profile.model_dump_json(), (profile, []))[1].append(job)
+        for profile, jobs in groups.values():
+            while jobs:
+                size = min(self._room(), self._chunk, self._limits.array_size) * profile.pack
+                if size <= 0:
+                    self.waits_for = f"waits for one of our {self.most_jobs} jobs in the queue to end"
+                    return
+                part, jobs = jobs[:size], jobs[size:]
+                try:
+                    self._submit(profile, part)
+                except Full as full:
+                    if len(part) > profile.pack:  # perhaps fewer fit
+                        self._chunk = max(1, len(part) // profile.pack // 2)
+                        jobs = part + jobs
+                        continue
+                    self._wait(f"the cluster takes no more jobs of ours now: {full}")
+                    return
+                except Unanswered as error:
+                    self._wait(str(error))
+                    return
+                self.waits_for, self._pause = "", FULL_SECONDS
+        self._chunk = self._limits.array_size
+
+    def _wait(self, why: str) -> None:
+        self.waits_for = why
+        self._next_try = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, MOST_FULL_SECONDS)
+
+    def _room(self) -> int:
+        """Job elements that may still be submitted under our own bound."""
+        if self.most_jobs is None:
+            return 10**6
+        held = set(self._placed.values())
+        return max(0, self.most_jobs - len(held) - len(self._attached))
+
+    def _submit(self, profile: ClusterProfile, jobs: Sequence[Job]) -> None:
+        """One sbatch. Whatever comes of it, the batch record tells the next driver."""
+        for job in jobs:
+            job.prepare()
+        pieces = [self._piece(job) for job in jobs]
+        elements = [pieces[i : i + profile.pack] for i in range(0, len(pieces), profile.pack)]
+        reach("driver.claim.before")
+        names = [[str(piece.run) for piece in element] for element in elements]
+        batch = batches.create(self.store, self.sweep, "trials", profile.name or "", names)
+        reach("driver.claim.after")
+        try:
+            job_id = sbatch(self.store, batch, profile, elements)
+        except (Full, Refused):
+            batches.discard(batch)
+            raise
+        except Unanswered:
+            self._place(
+                batch, jobs, profile.pack
+            )  # it counts as submitted until Slurm says that it never was
+            raise
+        batch = batches.submitted(batch, job_id)
+        reach("driver.id.after")
+        self._place(batch, jobs, profile.pack)
+
+    def _place(self, batch: Batch, jobs: Sequence[Job], pack: int) -> None:
+        for number, job in enumerate(jobs):
+            del self._waiting[job.run_id]
+            index = number // pack
+            self._placed[job.run_id] = (batch.token, index)
+            run = batch.elements[index][number % pack]
+            name = batch.element(index) if batch.job_id else ""
+            self._places.append(
+                Place(batch, index, run, JobStatus(Phase.WAITING, where="submitted", job=name))
+            )
+
+    def _piece(self, job: Job) -> Piece:
+        run = job.run_dir.path.relative_to(self.store.root)
+        return Piece(self._command(job), str(job.run_dir.log), str(run))
+
+
+def _learn(store: Store, place: Place) -> None:
+    """Write down how a job ended that nobody followed, where its worker could not say so itself."""
+    run_dir, job = batches.run_dir(store, place.run), f"Slurm job {place.status.job}"
+    if place.status.phase is not Phase.ENDED or not run_dir.path.exists():
+        return
+    if state_of(run_dir) not in (TrialState.NEW, TrialState.INTERRUPTED):
+        return
+    if place.status.end is End.OUT_OF_MEMORY:
+        record_failure(run_dir, f"{job} ran out of memory", "oom")
+    elif place.status.end is End.CANCELLED:
+        mark_cancelled(run_dir, f"{job} was cancelled")

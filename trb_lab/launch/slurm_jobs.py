@@ -1,0 +1,235 @@
+"""What became of the jobs in a store's batch records: Slurm's word and the files', put together.
+
+Slurm says which elements live, the elements' own logs which of their runs have begun or are over, the run
+directories what came of it. Where Slurm does not answer, contradicts itself or names a state that nobody knows,
+a job counts as alive: a second worker would be worse than a late one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from trb_lab.store.run_dir import RunDir, Store, write_json
+
+from . import slurm_commands as slurm
+from .base import End, JobStatus, Phase
+from .batches import Batch, BatchFiles, Event, submitted
+from .slurm_commands import Line, SlurmError
+from .slurm_pickles import name_pickles
+from .slurm_states import Standing, standing
+
+GONE_SECONDS = 60.0
+"""A job that the queue no longer shows counts as gone after so long, if the accounting cannot say how it ended."""
+UNBORN_SECONDS = 60.0
+"""A job whose submission nobody answered counts as never submitted, if it has not shown up after so long."""
+
+SILENT = "Slurm does not answer"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One run in one job element."""
+
+    batch: Batch
+    index: int
+    run: str
+    status: JobStatus
+
+    @property
+    def run_id(self) -> str:
+        return self.run.rpartition("/")[2]
+
+
+@dataclass
+class JobBook:
+    """Follows every open batch of a store. `look` asks Slurm once for all of them."""
+
+    store: Store
+    patient: bool = True
+    """Wait before a job counts as gone. A single look has no time for that."""
+    problem: str | None = None
+    """Why the last look at Slurm failed, if it did."""
+    _files: BatchFiles = field(init=False)
+    _last: dict[tuple[str, int], Standing] = field(default_factory=dict)
+    """The newest standing of each (token, element); what has ended stays so."""
+    _missing_since: dict[tuple[str, int], float] = field(default_factory=dict)
+    _unborn_since: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._files = BatchFiles(self.store)
+
+    def look(self) -> list[Place]:
+        """The place of every run in an open batch. Never raises for a Slurm that does not answer."""
+        batches = self._files.open()
+        if not batches:
+            self.problem = None
+            return []
+        try:
+            lines = {(line.element, line.name): line for line in slurm.queue()}
+            self.problem = None
+        except SlurmError as error:
+            lines, self.problem = None, str(error)
+        batches = [self._identified(batch, lines) for batch in batches]
+        if lines is not None:
+            self._take(batches, lines)
+        return [place for batch in batches for place in self._places(batch)]
+
+    def lives(self, batch: Batch, index: int) -> bool:
+        return not self._standing(batch, index).over
+
+    def never_submitted(self, batch: Batch) -> bool:
+        """Whether a batch without an id has not shown up in the queue for long enough to be given up."""
+        since = self._unborn_since.get(batch.token)
+        return batch.job_id is None and since is not None and time.monotonic() - since >= UNBORN_SECONDS
+
+    def _identified(self, batch: Batch, lines: dict[tuple[str, str], Line] | None) -> Batch:
+        """A batch whose id was never noted, with the id that Slurm knows by its name."""
+        if batch.job_id is not None or lines is None:
+            return batch
+        ids = {element.split("_")[0] for element, name in lines if name == batch.name}
+        job_id = max(ids, key=int) if ids else None
+        if job_id is None:
+            try:
+                job_id = slurm.job_named(batch.name)
+            except SlurmError:
+                return batch
+        if job_id is None:
+            self._unborn_since.setdefault(batch.token, time.monotonic())
+            return batch
+        self._unborn_since.pop(batch.token, None)
+        name_pickles(batch, job_id)
+        return submitted(batch, job_id)
+
+    def _take(self, batches: Sequence[Batch], lines: dict[tuple[str, str], Line]) -> None:
+        """Note what the queue says, and ask the accounting for what it no longer shows."""
+        missing: list[tuple[Batch, int]] = []
+        for batch in batches:
+            for index in range(len(batch.elements) if batch.job_id is not None else 0):
+                key = (batch.token, index)
+                if key in self._last and self._last[key].over:
+                    continue
+                line = lines.get((batch.element(index), batch.name))
+                if line is None:  # it is gone, or the id is somebody else's by now
+                    missing.append((batch, index))
+                else:
+                    self._last[key] = standing(line.state, line.reason, line.node)
+                    self._missing_since.pop(key, None)
+        if missing:
+            self._ask_accounting(missing)
+
+    def _ask_accounting(self, missing: Sequence[tuple[Batch, int]]) -> None:
+        try:
+            known = {
+                (line.element, line.name): line
+                for line in slurm.accounting({str(b.job_id) for b, _ in missing})
+            }
+        except SlurmError:
+            known = {}  # no accounting on this cluster, or none now: the queue and the files have to do
+        for batch, index in missing:
+            key = (batch.token, index)
+            line = known.get((batch.element(index), batch.name))
+            told = None if line is None else standing(line.state, node=line.node)
+            since = self._missing_since.setdefault(key, time.monotonic())
+            if told is not None and told.over:
+                self._last[key] = told
+            elif not self.patient or time.monotonic() - since >= GONE_SECONDS:
+                # The queue is the authority on what lives; the accounting lags, or never heard of it.
+                self._last[key] = Standing(Phase.ENDED, End.UNSEEN)
+            else:
+                self._last[key] = replace(
+                    self._standing(batch, index), where="left the queue; how is not known yet"
+                )
+
+    def _standing(self, batch: Batch, index: int) -> Standing:
+        known = self._last.get((batch.token, index))
+        if known is not None:
+            return known if self.problem is None or known.over else replace(known, where=SILENT)
+        if batch.job_id is None:
+            return Standing(Phase.WAITING, where="submitted; the cluster has not named it yet")
+        return Standing(Phase.RUNNING, where=SILENT if self.problem else "")
+
+    def _places(self, batch: Batch) -> Iterator[Place]:
+        for index, runs in enumerate(batch.elements):
+            element = self._standing(batch, index)
+            # An element that waits for its first start has nothing to read.
+            events = {} if element.phase is Phase.WAITING and not element.where else batch.log(index).last()
+            job = batch.element(index) if batch.job_id is not None else ""
+            for run in runs:
+                status = _of_run(element, events.get(run), len(runs) > 1)
+                yield Place(batch, index, run, replace(status, job=job))
+
+
+def _of_run(element: Standing, event: Event | None, packed: bool) -> JobStatus:
+    """Where a run stands, from its element's standing and the last that the element noted of it."""
+    if event is not None and event.event == "end":
+        return JobStatus(Phase.ENDED, event.exit_code, End.EXITED, event.node)
+    if element.over:
+        # A worker that saved and left says why; else it is as Slurm says.
+        saved = event is not None and event.event == "interrupted" and element.end in (End.EXITED, End.UNSEEN)
+        end = event.end if saved and event is not None else element.end
+        return JobStatus(Phase.ENDED, None, End.UNSEEN if end is End.EXITED else end, element.where)
+    if element.phase is Phase.RUNNING and packed and (event is None or event.event != "start"):
+        return JobStatus(Phase.WAITING, where=f"its turn in the job on {element.where}".strip())
+    return JobStatus(element.phase, where=element.where)
+
+
+def places(store: Store) -> dict[str, JobStatus]:
+    """The live state of every run in an open batch, by run id; the newest where several hold it.
+
+    Empty where nothing was submitted; asks Slurm twice at most, and not at all then.
+    """
+    return {place.run_id: place.status for place in JobBook(store, patient=False).look()}
+
+
+def command_jobs(store: Store, sweep: str, what: str = "driver") -> dict[str, JobStatus]:
+    """Jobs of a sweep that run no trial (its driver, its report) and have not ended, by job id."""
+    book = JobBook(store, patient=False)
+    book.look()
+    found = {}
+    for batch in BatchFiles(store).open():
+        if batch.sweep == sweep and batch.what == what and batch.job_id is not None and book.lives(batch, 0):
+            element = book._standing(batch, 0)
+            found[batch.job_id] = JobStatus(element.phase, where=element.where, job=batch.job_id)
+    return found
+
+
+def cancel(store: Store, run_ids: Iterable[str], kill: bool = False) -> list[str]:
+    """Take runs out of the queue, and ask running ones to save and end. Returns a line for each that it could not.
+
+    A running worker learns it from a file (its supervisor looks for it), so packed runs end one by one.
+    """
+    book = JobBook(store, patient=False)
+    return cancel_places(store, book.look(), set(run_ids), kill)
+
+
+def cancel_places(store: Store, places: Sequence[Place], run_ids: set[str], kill: bool) -> list[str]:
+    """`cancel`, of places that were looked up already."""
+    problems, waiting = [], []
+    elements: dict[tuple[str, int], list[Place]] = {}
+    for place in places:
+        elements.setdefault((place.batch.token, place.index), []).append(place)
+    for members in elements.values():
+        wanted = [p for p in members if p.run_id in run_ids and p.status.phase is not Phase.ENDED]
+        for place in wanted:
+            request_stop(RunDir(store.root / place.run), kill)
+        left = [p for p in members if p not in wanted and p.status.phase is not Phase.ENDED]
+        began = any(p.status.phase is Phase.RUNNING for p in members)
+        if wanted and not left and not began:
+            waiting.append(wanted[0])
+    named = [p.status.job for p in waiting if p.status.job]
+    problems += [
+        f"{p.run_id}: its job has no id yet; try again in a minute" for p in waiting if not p.status.job
+    ]
+    try:
+        slurm.cancel(named)
+    except SlurmError as error:
+        problems += [f"{p.run_id}: {error}" for p in waiting if p.status.job]
+    return problems
+
+
+def request_stop(run_dir: RunDir, kill: bool = False) -> None:
+    """Ask whoever supervises the worker on its node to end it."""
+    if run_dir.path.exists():
+        write_json(run_dir.stop_request, {"time": time.time(), "what": "kill" if kill else "stop"})
