@@ -87,6 +87,8 @@ class Event:
     node: str
     exit_code: int | None = None
     end: End | None = None
+    checkpoint: str | None = None
+    """The newest one, when it was interrupted."""
 
 
 @dataclass(frozen=True)

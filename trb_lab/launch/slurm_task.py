@@ -128,7 +128,9 @@ class Supervisor:
         if piece.run is not None and self._run_dir(piece).stop_request.exists():
             self._end(piece, STOPPED)
             return
-        self._note_event(piece, "start")
+        self._note_event(
+            piece, "start", checkpoint=_newest_checkpoint(self._run_dir(piece)) if piece.run else None
+        )
         log = Path(piece.log)
         log.parent.mkdir(parents=True, exist_ok=True)
         place = min(set(range(self.task.parallel)) - {child.place for child in self.children})
@@ -194,25 +196,43 @@ class Supervisor:
         # SIGTERM ends a worker that has not set up its handler yet.
         stopped = code in (STOPPED, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
         if stopped and not child.cancelled:
-            self.interrupted = True
-            self._note_event(child.piece, "interrupted", code, self._why())
+            self._interrupt(child.piece, code)
         else:
             self._end(child.piece, code)
         return True
 
-    def _why(self) -> End:
-        return End.TIME_LIMIT if signal.SIGUSR2 in self.signalled else End.PREEMPTED
+    def _interrupt(self, piece: Piece, code: int) -> None:
+        """It saved, and has more to do. One that a whole time limit did not bring to a checkpoint never will."""
+        end = End.TIME_LIMIT if signal.SIGUSR2 in self.signalled else End.PREEMPTED
+        newest = _newest_checkpoint(self._run_dir(piece)) if piece.run is not None else None
+        before = self.log.last().get(piece.run or "")
+        hopeless = (
+            end is End.TIME_LIMIT
+            and piece.run is not None
+            and self.incarnation > 0
+            and before is not None
+            and before.checkpoint == newest
+        )
+        self.interrupted = self.interrupted or not hopeless
+        self._note_event(piece, "interrupted", code, end, newest)
 
     def _end(self, piece: Piece, code: int) -> None:
         if code not in (0, STOPPED, FENCED):
             self.worst = self.worst or (code if code > 0 else 128 - code)
         self._note_event(piece, "end", code)
 
-    def _note_event(self, piece: Piece, event: str, code: int | None = None, end: End | None = None) -> None:
+    def _note_event(
+        self,
+        piece: Piece,
+        event: str,
+        code: int | None = None,
+        end: End | None = None,
+        checkpoint: str | None = None,
+    ) -> None:
         if piece.run is None or (self._shared and self.rank > 0):
             return
         node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        self.log.append(Event(event, piece.run, time.time(), self.incarnation, node, code, end))
+        self.log.append(Event(event, piece.run, time.time(), self.incarnation, node, code, end, checkpoint))
 
     def _go_back_into_the_queue(self) -> None:
         """The place is needed for somebody else, or the time is up: the rest is for the next incarnation."""
@@ -220,8 +240,10 @@ class Supervisor:
             print("Saved. The profile forbids a requeue: the driver starts it again.", flush=True)
             return
         try:
-            if job_state(self.element).startswith("CANCEL"):
-                print("Saved. The job was cancelled.", flush=True)
+            # Still running means: preempted with a grace time, or near its time limit. Else Slurm is ending the
+            # job already, and knows itself whether it is to come back (requeued) or not (cancelled).
+            if job_state(self.element) != "RUNNING":
+                print("Saved. Slurm ends this job.", flush=True)
                 return
             requeue(self.element)
             print(f"Saved; {self.element} goes back into the queue.", flush=True)
@@ -244,6 +266,12 @@ def gpu_share(gpus: list[str], place: int, places: int) -> list[str]:
     share = max(1, len(gpus) // places)
     first = place * share % len(gpus)
     return gpus[first : first + share]
+
+
+def _newest_checkpoint(run_dir: RunDir) -> str | None:
+    """Name of the last checkpoint, of the supervised phase where there is none of training."""
+    names = sorted(path.name for path in run_dir.checkpoints.glob("s*_*"))  # sft_... before step_...
+    return names[-1] if names else None
 
 
 def _element(env: Any) -> str:
