@@ -168,7 +168,7 @@ class SlurmLauncher:
             if batch.job_id is None:
                 if self._book.never_submitted(batch):
                     self._take_back(batch)
-            elif not any(self._book.lives(batch, index) for index in range(len(batch.elements))):
+            elif all(place.status.phase is Phase.ENDED for place in places):
                 batches.close(batch)
 
     def _take_back(self, batch: Batch) -> None:

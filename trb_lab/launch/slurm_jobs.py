@@ -15,7 +15,7 @@ from trb_lab.store.run_dir import RunDir, Store, write_json
 
 from . import slurm_commands as slurm
 from .base import End, JobStatus, Phase
-from .batches import Batch, BatchFiles, Event, submitted
+from .batches import Batch, BatchFiles, Event, close, submitted
 from .slurm_commands import Line, SlurmError
 from .slurm_pickles import name_pickles
 from .slurm_states import Standing, standing
@@ -56,6 +56,7 @@ class JobBook:
     """The newest standing of each (token, element); what has ended stays so."""
     _missing_since: dict[tuple[str, int], float] = field(default_factory=dict)
     _unborn_since: dict[str, float] = field(default_factory=dict)
+    _noted_for_good: dict[tuple[str, int], dict[str, Event]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._files = BatchFiles(self.store)
@@ -74,6 +75,9 @@ class JobBook:
         batches = [self._identified(batch, lines) for batch in batches]
         if lines is not None:
             self._take(batches, lines)
+            for batch in batches:  # a driver's or a report's: nobody has to see how it ended
+                if batch.what != "trials" and not self.lives(batch, 0):
+                    close(batch)
         return [place for batch in batches for place in self._places(batch)]
 
     def lives(self, batch: Batch, index: int) -> bool:
@@ -153,12 +157,21 @@ class JobBook:
     def _places(self, batch: Batch) -> Iterator[Place]:
         for index, runs in enumerate(batch.elements):
             element = self._standing(batch, index)
-            # An element that waits for its first start has nothing to read.
-            events = {} if element.phase is Phase.WAITING and not element.where else batch.log(index).last()
+            events = self._noted(batch, index, element)
             job = batch.element(index) if batch.job_id is not None else ""
             for run in runs:
                 status = _of_run(element, events.get(run), len(runs) > 1)
                 yield Place(batch, index, run, replace(status, job=job))
+
+    def _noted(self, batch: Batch, index: int, element: Standing) -> dict[str, Event]:
+        """What an element has noted of its runs; that of one that is over is read once."""
+        key = (batch.token, index)
+        if key not in self._noted_for_good:
+            found = batch.log(index).last()
+            if not element.over:
+                return found
+            self._noted_for_good[key] = found
+        return self._noted_for_good[key]
 
 
 def _of_run(element: Standing, event: Event | None, packed: bool) -> JobStatus:
