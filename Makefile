@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-EXTRAS ?= driver,gym,hub,dev
+EXTRAS ?= driver,slurm,gym,hub,dev
 # The pinned torch; for a GPU build say, for example, TORCH='torch>=2.11'.
 TORCH ?= $(shell grep '^torch==' constraints.txt)
 PYTEST_WORKERS ?= 2
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean
+.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean slurm-up slurm-down slurm-demo test-slurm test-faults
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -31,6 +31,21 @@ smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)
 
 test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+test-faults: $(STAMP)  ## Every fault, and 100 seeded random ones, on a fake Slurm (about 20 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 -n $(PYTEST_WORKERS) -s
+
+test-slurm: $(STAMP)  ## The tests that need a real Slurm: brings up one node, tests, takes it down (at most 12 minutes)
+	slurm/dev-cluster/cluster run env OMP_NUM_THREADS=1 TRB_LAB_TEST_SLURM=1 $(BIN)/python -m pytest -m slurm -s
+
+slurm-up: ## Bring up a real one-node Slurm (Debian, as root); see slurm/dev-cluster/README.md
+	slurm/dev-cluster/cluster up
+
+slurm-down: ## Take it down again
+	slurm/dev-cluster/cluster down
+
+slurm-demo: $(STAMP)  ## A sweep of 12 trials on it, with a preemption and a killed slurmd, to a report
+	slurm/dev-cluster/demo
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check trb_lab tests

@@ -10,6 +10,7 @@ from typing import Any
 from trb_lab.errors import LabError
 from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experiment
 
+from .cluster import ClusterCheck
 from .fetch import fetch_all
 from .findings import Findings
 
@@ -17,15 +18,19 @@ _Case = tuple[str, ExperimentSpec, Sequence[ExperimentSpec]]
 """(label, what gets a preflight, the same with each arm and loss of the file)"""
 
 
-def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = False) -> int:
+def check_files(
+    paths: Sequence[Path], *, as_json: bool = False, fetch: bool = False, cluster: ClusterCheck | None = None
+) -> int:
     """Check experiment and sweep files; print a line for each check. Returns the exit code.
 
-    With `fetch`, hub models and data sets that the files name are downloaded first; else nothing is.
+    With `fetch`, hub models and data sets that the files name are downloaded first; else nothing is. With
+    `cluster`, that cluster is looked at too, and whether it takes jobs of these files.
 
     0 when nothing failed, 2 when a file is written wrongly, 1 when the preflight of a valid file fails.
     """
     code = 0
     reports: list[dict[str, Any]] = []
+    every: list[ExperimentSpec] = []
     for path in paths:
         findings = Findings()
         title = str(path)
@@ -37,6 +42,7 @@ def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = F
             for message in str(error).splitlines():
                 findings.fail("", message)
             specs, code = [], 2
+        every += [spec for _, spec, _ in specs]
         if fetch:
             fetch_all([spec for _, spec, _ in specs], findings)
             code = max(code, int(findings.failed))
@@ -46,11 +52,38 @@ def check_files(paths: Sequence[Path], *, as_json: bool = False, fetch: bool = F
         reports.append(
             {"file": title, "ok": not findings.failed, "checks": [f.as_dict() for f in findings.all]}
         )
+    report: dict[str, Any] = {"ok": code == 0, "files": reports}
+    if cluster is not None:
+        cluster_code, report["cluster"] = _check_cluster(cluster, every, as_json)
+        code = max(code, cluster_code)
+        report["ok"] = code == 0
     if as_json:
-        print(json.dumps({"ok": code == 0, "files": reports}, indent=2, ensure_ascii=False))
+        print(json.dumps(report, indent=2, ensure_ascii=False))
     elif len(reports) > 1:
         print(_summary(reports))
     return code
+
+
+def _check_cluster(
+    cluster: ClusterCheck, specs: Sequence[ExperimentSpec], as_json: bool
+) -> tuple[int, dict[str, Any]]:
+    """The exit code, and the report for scripts."""
+    findings, shown = Findings(), 0
+
+    def show() -> None:
+        nonlocal shown
+        _print_new(findings, shown, as_json)
+        shown = len(findings.all)
+
+    title = str(cluster.profile)
+    if not as_json:
+        print(title, flush=True)
+    code = cluster.run(specs, findings, show)
+    checks = [f.as_dict() for f in findings.all]
+    if not as_json:
+        states = [f.state for f in findings.all]
+        print(f"{len(states)} checks: {states.count('fail')} failed, {states.count('warn')} warnings")
+    return code, {"file": title, "ok": code == 0, "checks": checks}
 
 
 def _summary(reports: list[dict[str, Any]]) -> str:

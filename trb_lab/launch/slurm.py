@@ -7,6 +7,7 @@ driver may die at any moment and another must find what it left.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,13 +21,15 @@ from . import batches, claim, slurm_commands
 from .base import End, Job, JobStatus, Phase, tail
 from .batches import Batch, Piece
 from .follow import record_failure
-from .slurm_commands import Limits
+from .slurm_commands import Limits, SlurmError
 from .slurm_jobs import JobBook, Place, cancel_places
 from .slurm_submit import Full, Refused, Unanswered, sbatch
 
 FULL_SECONDS = 15.0
 """After the cluster took no more jobs, the next try waits so long, and longer each time."""
 MOST_FULL_SECONDS = 300.0
+HELD = "requeued held"
+"""Of the reason that Slurm gives for a job that it could not launch again (its node came back too soon, say)."""
 
 
 def worker_argv(job: Job) -> list[str]:
@@ -69,6 +72,7 @@ class SlurmLauncher:
         self._attached: dict[str, Job] = {}
         self._ended: dict[str, JobStatus] = {}
         self._places: list[Place] = []
+        self._released: set[str] = set()
         self._next_try, self._pause, self._chunk = 0.0, FULL_SECONDS, self._limits.array_size
         self._look()
         for place in {place.run: place for place in self._places}.values():  # the newest of each run
@@ -143,6 +147,10 @@ class SlurmLauncher:
 
     def _look(self) -> None:
         self._places = self._book.look()
+        for job in {p.status.job for p in self._places if HELD in p.status.where} - self._released:
+            self._released.add(job)  # once: what is held again has a reason that we do not know
+            with contextlib.suppress(SlurmError):
+                slurm_commands.release(job)
 
     def _adopt(self) -> None:
         """Follow jobs that hold our runs already, whoever submitted them, and workers that somebody else leads."""

@@ -156,6 +156,11 @@ def requeue(element: str) -> None:
     call(["scontrol", "requeue", element])
 
 
+def release(element: str) -> None:
+    """Let a held element start again. Raises SlurmError where only an administrator may."""
+    call(["scontrol", "release", element])
+
+
 def job_state(job_id: str) -> str:
     """JobState of `scontrol show job`, from inside the job. Raises SlurmError."""
     match = re.search(r"\bJobState=(\S+)", call(["scontrol", "show", "job", job_id]))

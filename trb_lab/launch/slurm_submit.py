@@ -114,6 +114,7 @@ def sbatch(
 def _parameters(batch: Batch, profile: ClusterProfile) -> dict[str, Any]:
     """What submitit calls the profile's values."""
     further = {"reservation": profile.reservation, **profile.sbatch}
+    further = {name.replace("_", "-"): value for name, value in further.items()}
     further = {key: value for key, value in further.items() if value is not None and value is not False}
     further["requeue" if profile.requeue else "no-requeue"] = True
     memory = profile.mem_megabytes
