@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trb_lab.failpoints import reach
 from trb_lab.store.run_dir import RunDir, read_json
 from trb_lab.store.status import (
     TrialState,
@@ -100,11 +101,13 @@ class Fleet:
         """The traceback that the first trials had in common, once nothing more is started because of it."""
         self._events: list[Event] = []
         self._marks: dict[str, tuple[int, int] | None] = {}
-        live = [m for m in members if claim.live_worker(m.job.run_dir) is not None]
-        for member in live:  # they hold their slots already, so they come before anything new
-            self._attach(member)
+        live = {m.run_id for m in members if claim.live_worker(m.job.run_dir) is not None}
+        # Those that live hold their slots already, so they come before anything new.
         for member in members:
-            if member not in live:
+            if member.run_id in live:
+                self._attach(member)
+        for member in members:
+            if member.run_id not in live:
                 self._submit(member)
 
     @property
@@ -126,7 +129,9 @@ class Fleet:
             elif status.phase is Phase.WAITING and member.standing == "running":
                 self._pause(member, status)
             elif status.phase is Phase.ENDED:
+                reach("driver.result.before")
                 self._settle(member, status)
+                reach("driver.result.after")
         for member in self.members.values():
             if member.standing == "running":
                 member.progress.read()

@@ -80,7 +80,6 @@ class SlurmLauncher:
 
     def submit(self, job: Job) -> None:
         self._accept(job)
-        job.run_dir.stop_request.unlink(missing_ok=True)
         self._waiting[job.run_id] = job
 
     def attach(self, job: Job) -> None:
@@ -231,6 +230,7 @@ class SlurmLauncher:
         """One sbatch. Whatever comes of it, the batch record tells the next driver."""
         for job in jobs:
             job.prepare()
+            job.run_dir.stop_request.unlink(missing_ok=True)  # of an earlier job, which has obeyed
         pieces = [self._piece(job) for job in jobs]
         elements = [pieces[i : i + profile.pack] for i in range(0, len(pieces), profile.pack)]
         reach("driver.claim.before")

@@ -86,7 +86,10 @@ class JobBook:
     def never_submitted(self, batch: Batch) -> bool:
         """Whether a batch without an id has not shown up in the queue for long enough to be given up."""
         since = self._unborn_since.get(batch.token)
-        return batch.job_id is None and since is not None and time.monotonic() - since >= UNBORN_SECONDS
+        if batch.job_id is not None or since is None:
+            return False
+        # A driver that died long ago was not answered since.
+        return max(time.monotonic() - since, time.time() - batch.created) >= UNBORN_SECONDS
 
     def _identified(self, batch: Batch, lines: dict[tuple[str, str], Line] | None) -> Batch:
         """A batch whose id was never noted, with the id that Slurm knows by its name."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from trb_lab.store.run_dir import RunDir
+from trb_lab.store.run_dir import RunDir, read_json
 
 from .base import End
 from .batches import ElementLog, Event, Piece
@@ -125,7 +125,7 @@ class Supervisor:
         return self.tasks > 1
 
     def _start(self, piece: Piece) -> None:
-        if piece.run is not None and self._run_dir(piece).stop_request.exists():
+        if self._is_unwanted(piece):
             self._end(piece, STOPPED)
             return
         self._note_event(
@@ -176,11 +176,11 @@ class Supervisor:
             return
         self._next_look = time.monotonic() + STOP_LOOK_SECONDS
         for child in self.children:
-            if child.piece.run is None or not (wish := self._run_dir(child.piece).stop_request).exists():
+            if not self._is_unwanted(child.piece):
                 continue
             child.cancelled = True
             self._ask(child)
-            if b'"kill"' in wish.read_bytes():
+            if (read_json(self._run_dir(child.piece).stop_request) or {}).get("what") == "kill":
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.process.pid, signal.SIGKILL)
 
@@ -195,7 +195,7 @@ class Supervisor:
         code = process.wait()
         # SIGTERM ends a worker that has not set up its handler yet.
         stopped = code in (STOPPED, 128 + signal.SIGTERM, -signal.SIGTERM, -signal.SIGUSR2)
-        if stopped and not child.cancelled:
+        if stopped and not (child.cancelled or self._is_unwanted(child.piece)):
             self._interrupt(child.piece, code)
         else:
             self._end(child.piece, code)
@@ -253,6 +253,9 @@ class Supervisor:
                 file=sys.stderr,
                 flush=True,
             )
+
+    def _is_unwanted(self, piece: Piece) -> bool:
+        return piece.run is not None and self._run_dir(piece).stop_request.exists()
 
     def _run_dir(self, piece: Piece) -> RunDir:
         return RunDir(Path(self.task.store) / str(piece.run))
