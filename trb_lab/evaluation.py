@@ -17,13 +17,13 @@ from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet, EvalSetField
 from trb_lab.spec.experiment import EvalSpec, ModelSpec, PromptSpec, ResourcesSpec, RolloutSpec
 from trb_lab.spec.named_sets import evaluation_forms
-from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+from trb_lab.store.run_dir import RunDir, Store, read_json
 from trb_lab.store.status import attempt_count
 from trb_lab.tasks.graders import MATH_VERIFY
 from trb_lab.tasks.grading import Grader
 from trb_lab.train import checkpoint
 from trb_lab.trial import set_fingerprint
-from trb_lab.worker import attempt_at
+from trb_lab.worker import StopFlag, attempt_at, write_result
 
 DEFAULT_SETS = ("arith/easy", "arith/medium", "arith/hard")
 
@@ -42,7 +42,8 @@ def evaluate_model(
     weights: dict[str, Any] | None = None,
     grader: str = MATH_VERIFY,
     items_in: RunDir | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
+    stop: StopFlag | None = None,
+    fence: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Scores of `model` on the sets, as `final` of result.json. The partner shares its vocabulary and stop event.
 
@@ -67,7 +68,7 @@ def evaluate_model(
             max_prompt_tokens=rollout.max_prompt_tokens,
             max_new_tokens=evaluation.max_new_tokens or rollout.max_new_tokens,
         )
-        scores = suite.evaluate(run_dir=items_in, should_stop=should_stop)
+        scores = suite.evaluate(run_dir=items_in, stop=stop, fence=fence)
     return {"mean_pass_at_1": mean_score(scores), "sets": scores}
 
 
@@ -79,7 +80,7 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
     existing = read_json(run_dir.result)
     if existing is not None:
         return existing
-    with attempt_at(run_dir) as (_, should_stop):
+    with attempt_at(run_dir) as attempt:
         started = time.time()
         evaluation = EvalSpec.model_validate(config["eval"])
         final = evaluate_model(
@@ -93,7 +94,8 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
             dtype=config["dtype"],
             grader=config.get("grader", MATH_VERIFY),
             items_in=run_dir,
-            should_stop=should_stop,
+            stop=attempt.stop,
+            fence=attempt.fence,
         )
         for eval_set in evaluation.sets:
             final["sets"][eval_set.name]["fingerprint"] = set_fingerprint(eval_set)
@@ -107,7 +109,7 @@ def evaluate_reference(run_dir: RunDir) -> dict[str, Any]:
             "attempts": attempt_count(run_dir),
             "finished": time.time(),
         }
-        write_json(run_dir.result, result)
+        write_result(run_dir, result, attempt.fence)
     return result
 
 

@@ -15,7 +15,6 @@ from trb_lab.rollout.blocks import BlockChooser
 from trb_lab.rollout.torch_engine import DEFAULT_BLOCK, TorchEngine
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.dataset import EvalSet
-from trb_lab.store import locks
 from trb_lab.store.identity import differences
 from trb_lab.store.items import rename_set
 from trb_lab.store.metrics import read_metrics
@@ -29,7 +28,7 @@ from trb_lab.train.ledger import run_cost, run_seconds
 from trb_lab.train.progress import ProgressLine
 from trb_lab.train.trainer import Trainer
 from trb_lab.trial import plan_trial, set_fingerprint
-from trb_lab.worker import attempt_at
+from trb_lab.worker import StopFlag, attempt_at, lease_of, write_result
 
 
 def run_experiment(run_dir: RunDir) -> dict[str, Any]:
@@ -45,12 +44,14 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
     result = read_json(run_dir.result)
     if result is not None:
         return _add_missing_sets(run_dir, spec, result)
-    with attempt_at(run_dir) as (attempt, should_stop):
+    with attempt_at(run_dir) as attempt:
         started = time.time()
         _refuse_changed(config, spec)
         saved = checkpoint.newest(run_dir)
-        pair = _load(spec, saved)
-        collect(run_dir, spec, attempt, device=pair.student.device)
+        with attempt.stop.interruptible():
+            pair = _load(spec, saved)
+        attempt.fence()
+        collect(run_dir, spec, attempt.number, device=pair.student.device)
         with _grader(spec) as grader:
             engine = TorchEngine.of(pair, spec.resources, spec.rollout)
             suite = _suite(spec, spec.eval.sets, pair.student, engine, grader)
@@ -63,14 +64,14 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
                 engine=engine,
                 grader=grader,
                 evaluate=lambda step: as_metrics(
-                    suite.evaluate(step, run_dir=run_dir, should_stop=should_stop)
+                    suite.evaluate(step, run_dir=run_dir, stop=attempt.stop, fence=attempt.fence)
                 ),
                 reporter=_progress(spec, saved),
-                should_stop=should_stop,
                 blocks=BlockChooser(_fixed_block(spec)),
             )
             trainer.run()
-        result = _write_result(run_dir, spec, suite, trainer, started)
+        result = _result(run_dir, spec, suite, trainer, started)
+        write_result(run_dir, result, attempt.fence)
     return _add_missing_sets(run_dir, spec, result)
 
 
@@ -142,11 +143,11 @@ def _final_sets(run_dir: RunDir, spec: ExperimentSpec, suite: Suite) -> dict[str
     return sets
 
 
-def _write_result(
+def _result(
     run_dir: RunDir, spec: ExperimentSpec, suite: Suite, trainer: Trainer, started: float
 ) -> dict[str, Any]:
     sets = _final_sets(run_dir, spec, suite)
-    result = {
+    return {
         "run_id": read_json(run_dir.config)["run_id"],
         "state": "completed",
         "steps": spec.steps,
@@ -159,8 +160,6 @@ def _write_result(
         "attempts": attempt_count(run_dir),
         "finished": time.time(),
     }
-    write_json(run_dir.result, result)
-    return result
 
 
 def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, Any]) -> dict[str, Any]:
@@ -168,7 +167,7 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
     names = missing_sets(result, prints)
     if not names:
         return result
-    with locks.hold(run_dir.lock, f"run {run_dir.run_id}"):
+    with lease_of(run_dir) as lease, StopFlag().installed() as stop:
         result = read_json(run_dir.result)  # somebody else may have added sets before the lock was ours
         names = missing_sets(result, prints)
         if not names:
@@ -187,13 +186,15 @@ def _add_missing_sets(run_dir: RunDir, spec: ExperimentSpec, result: dict[str, A
             for name in names:
                 old = sets.get(name)
                 if old is not None:  # another sweep's set of that name: its scores stay, under a longer one
+                    lease.check()
                     longer = f"{name}@{old.get('fingerprint')}"
                     sets[longer] = old
                     rename_set(run_dir, name, longer)
-            scores = suite.evaluate(saved.step - 1, run_dir=run_dir)
+            scores = suite.evaluate(saved.step - 1, run_dir=run_dir, stop=stop, fence=lease.check)
         for name, entry in scores.items():
             sets[name] = {**entry, "fingerprint": prints[name]}
         mean = mean_score({name: entry for name, entry in sets.items() if name in prints})
         result = {**result, "final": {"mean_pass_at_1": mean, "sets": sets}, "finished": time.time()}
+        lease.check()
         write_json(run_dir.result, result)
     return result

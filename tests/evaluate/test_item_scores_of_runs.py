@@ -13,7 +13,7 @@ from trb_lab.experiment import run_experiment
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir, Store, write_json
-from trb_lab.sweep_plan import _reference_config
+from trb_lab.sweep_references import reference_config
 from trb_lab.trial import set_fingerprint
 
 HARD = {
@@ -57,7 +57,7 @@ def test_a_run_and_sets_that_are_added_to_it(tmp_path):
 def reference(folder, **changes):
     spec = small_spec(**changes)
     run_dir = RunDir(folder / "student")
-    write_json(run_dir.config, _reference_config(spec, "student"))
+    write_json(run_dir.config, reference_config(spec, "student"))
     return run_dir
 
 
@@ -78,13 +78,13 @@ def test_the_grader_of_the_spec_is_asked_for(tmp_path):
 
 def test_what_the_name_of_a_reference_follows():
     def name(**changes):
-        return _reference_config(small_spec(**changes), "student")["run_id"]
+        return reference_config(small_spec(**changes), "student")["run_id"]
 
     evaluation = json.loads(small_spec().eval.model_dump_json())
     assert name(grader="math_verify") == name(eval={**evaluation, "at_k": None}) == name()
     assert name(grader="mine") != name()
     assert name(eval={**evaluation, "samples": 2, "at_k": [2]}) != name(eval={**evaluation, "samples": 2})
-    assert "grader" not in _reference_config(small_spec(), "student")["identity"]
+    assert "grader" not in reference_config(small_spec(), "student")["identity"]
 
 
 def test_samples_of_its_own_make_another_set():

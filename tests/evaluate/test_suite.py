@@ -14,7 +14,7 @@ from trb_lab.spec.dataset import EvalSet
 from trb_lab.store.run_dir import RunDir
 from trb_lab.tasks.answers import normal_form
 from trb_lab.tasks.grading import Grader
-from trb_lab.worker import Stopped
+from trb_lab.worker import StopFlag, Stopped
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_item_scores_hold_all_that_the_scores_are_made_of(pair, tmp_path):
 
 def test_it_stops_between_batches_when_asked_and_writes_nothing(pair, tmp_path):
     with pytest.raises(Stopped, match="while evaluating easy"):
-        scores(pair, run_dir=RunDir(tmp_path), should_stop=lambda: True)
+        scores(pair, run_dir=RunDir(tmp_path), stop=StopFlag(raised=True))
     assert not RunDir(tmp_path).items.exists()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from trb_lab.store import locks
 from trb_lab.store.run_dir import RunDir, write_json
 from trb_lab.store.status import (
     IllegalTransition,
@@ -134,3 +135,28 @@ def test_a_killed_worker_is_interrupted(run: RunDir) -> None:
     assert error is not None
     assert error["error_class"] == "killed"
     assert json.loads(run.lock.read_text())["pid"] == worker.pid
+
+
+@pytest.mark.parametrize(
+    ("age", "ended", "state"),
+    [
+        (1.0, False, TrialState.RUNNING),
+        (locks.LEASE_SECONDS + 1.0, False, TrialState.INTERRUPTED),
+        (1.0, True, TrialState.INTERRUPTED),
+    ],
+)
+def test_a_worker_on_another_host(run: RunDir, age: float, ended: bool, state: TrialState) -> None:
+    begin_attempt(run)
+    now = time.time()
+    about = {"pid": 1, "host": "node-b", "time": now - 99.0, "beat": now - age, "token": "theirs"}
+    run.lock.write_text(json.dumps({**about, "ended": now} if ended else about))
+    assert state_of(run) is state
+    assert (last_error(run) is None) == (state is TrialState.RUNNING)
+
+
+def test_the_job_of_an_attempt_is_noted(run: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRB_LAB_JOB", "42")
+    begin_attempt(run)
+    assert attempts(run)[0]["job"] == "42"
+    error = last_error(run)
+    assert error is not None and "in job 42" in error["error"]

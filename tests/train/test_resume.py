@@ -21,7 +21,7 @@ from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
 from trb_lab.store.status import TrialState, attempt_count, attempts, state_of
 from trb_lab.train import checkpoint
-from trb_lab.worker import Stopped
+from trb_lab.worker import StopFlag, Stopped
 
 
 def final_bytes(run_dir: RunDir) -> dict[str, bytes]:
@@ -263,7 +263,7 @@ def test_stopped_inside_an_evaluation_goes_on_with_it(undisturbed, tmp_path, mon
 
     def stops(self, step, **options):
         if step == at:
-            return real(self, step, **{**options, "should_stop": lambda: True})
+            return real(self, step, **{**options, "stop": StopFlag(raised=True)})
         return real(self, step, **options)
 
     monkeypatch.setattr(Suite, "evaluate", stops)
@@ -300,8 +300,8 @@ def test_an_evaluation_that_was_cut_short_costs_once(tmp_path, monkeypatch):
     whole = run_experiment(short_run(tmp_path / "whole", *sets))
     run_dir, real = short_run(tmp_path / "cut", *sets), Suite._evaluate_set
 
-    def stops_at_the_second(self, loaded, step, into, should_stop):
-        return real(self, loaded, step, into, (lambda: True) if loaded.name == "hard" else should_stop)
+    def stops_at_the_second(self, loaded, step, into, stop, fence):
+        return real(self, loaded, step, into, StopFlag(loaded.name == "hard"), fence)
 
     monkeypatch.setattr(Suite, "_evaluate_set", stops_at_the_second)
     with pytest.raises(Stopped):
@@ -326,11 +326,11 @@ def test_sets_that_another_process_adds_meanwhile_stay(tmp_path, monkeypatch):
     run_experiment(run_dir)
     again, hold = short_run(tmp_path, arith_set("medium")), locks.hold
 
-    def after_another(path, what):
+    def after_another(path, what, **options):
         result = json.loads(run_dir.result.read_text())
         result["final"]["sets"]["theirs"] = {"fingerprint": "0" * 16, "pass_at_1": 0.5}
         run_dir.result.write_text(json.dumps(result))
-        return hold(path, what)
+        return hold(path, what, **options)
 
     monkeypatch.setattr(locks, "hold", after_another)
     assert set(run_experiment(again)["final"]["sets"]) == {"easy", "medium", "theirs"}

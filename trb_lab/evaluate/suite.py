@@ -20,7 +20,7 @@ from trb_lab.tasks.grading import Grader, Verdict, check_golds
 from trb_lab.tasks.problem import Problem
 from trb_lab.tasks.prompts import encode_prompts
 from trb_lab.tasks.responses import ends_in_loop, response_statistics, verdict_statistics
-from trb_lab.worker import Stopped
+from trb_lab.worker import Interrupted, StopFlag, Stopped
 
 from .scores import Sample, at_k, pass_at_1
 
@@ -117,21 +117,29 @@ class Suite:
         step: int = UNTRAINED,
         *,
         run_dir: RunDir | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
+        stop: StopFlag | None = None,
+        fence: Callable[[], None] = lambda: None,
     ) -> dict[str, dict[str, Any]]:
         """Scores of every set, by name; see docs/files.md for the entries.
 
-        With a run directory the item scores are written there, as those of `step`. Raises Stopped, between two
-        batches, when `should_stop` says so.
+        With a run directory the item scores are written there, as those of `step`, each time after a call of `fence`.
+        Raises Stopped, also in the middle of a rollout, when `stop` is raised.
         """
-        return {loaded.name: self._evaluate_set(loaded, step, run_dir, should_stop) for loaded in self.sets}
+        stop = stop or StopFlag()
+        return {loaded.name: self._evaluate_set(loaded, step, run_dir, stop, fence) for loaded in self.sets}
 
     def _evaluate_set(
-        self, loaded: LoadedSet, step: int, run_dir: RunDir | None, should_stop: Callable[[], bool]
+        self,
+        loaded: LoadedSet,
+        step: int,
+        run_dir: RunDir | None,
+        stop: StopFlag,
+        fence: Callable[[], None],
     ) -> dict[str, Any]:
         n = loaded.samples
-        graded = self._respond(loaded, should_stop)
+        graded = self._respond(loaded, stop)
         if run_dir is not None:
+            fence()
             write_items(run_dir, step, loaded.name, _item_rows(loaded, graded))
         samples = [Sample(v.correct, self.grader.vote(v)) for v in graded.verdicts]
         problems = [samples[i : i + n] for i in range(0, len(samples), n)]
@@ -148,14 +156,17 @@ class Suite:
             **shares,
         }
 
-    def _respond(self, loaded: LoadedSet, should_stop: Callable[[], bool]) -> _Graded:
+    def _respond(self, loaded: LoadedSet, stop: StopFlag) -> _Graded:
         problems = [i for i in range(len(loaded.problems)) for _ in range(loaded.samples)]
         graded = _Graded()
         for start in range(0, len(problems), ROWS_AT_ONCE):
-            if should_stop():
-                raise Stopped(f"stopped while evaluating {loaded.name}; the same command evaluates again")
             rows = range(start, min(start + ROWS_AT_ONCE, len(problems)))
-            part = self._sample(loaded, [problems[row] for row in rows], rows)
+            try:
+                with stop.interruptible():
+                    part = self._sample(loaded, [problems[row] for row in rows], rows)
+            except Interrupted:
+                text = f"stopped while evaluating {loaded.name}; the same command evaluates again"
+                raise Stopped(text) from None
             responses = part.responses()
             texts = self.model.tokenizer.batch_decode(responses, skip_special_tokens=True)
             golds = [str(loaded.problems[problems[row]].answer) for row in rows]

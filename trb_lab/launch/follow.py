@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trb_lab.failpoints import reach
+from trb_lab.store.locks import Lost
 from trb_lab.store.run_dir import RunDir, read_json
 from trb_lab.store.status import (
     TrialState,
@@ -238,7 +239,10 @@ class Fleet:
     def _settle_died(self, member: Member, status: JobStatus, silent: bool) -> None:
         """No result, and no word from the worker about its end: it was killed, or could not begin."""
         reason = how_it_died(member, status)
-        could_not_begin = silent and not _was_killed(status) and status.exit_code not in (0, None)
+        fenced = status.exit_code == Lost.exit_code  # another worker had the trial, and has left since
+        could_not_begin = (
+            silent and not fenced and not _was_killed(status) and status.exit_code not in (0, None)
+        )
         if not could_not_begin and member.restarts < MAX_RESTARTS:
             self._restart(member, reason)
             return

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from trb_lab.store.locks import Lost
 from trb_lab.store.run_dir import RunDir, read_json
 
 from .base import End
@@ -30,7 +31,7 @@ LOOK_SECONDS = 0.2
 """Between two looks at the workers."""
 STOP_LOOK_SECONDS = 1.0
 """Between two looks for a wish to stop one of them."""
-STOPPED, FENCED = 130, 3
+STOPPED, FENCED = 130, Lost.exit_code
 """Exit codes of a worker: it saved and ended because it was asked to; another one has its trial."""
 
 

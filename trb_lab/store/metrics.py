@@ -2,14 +2,20 @@
 
 A line is one `write` of canonical JSON, so the same values give the same bytes, and a resumed run's
 metrics.jsonl equals, byte for byte, that of a run that was never killed.
+
+Whoever opens a file for writing gets a copy of their own, renamed into place: an earlier writer that still lives (a
+process that was suspended, a machine that was cut off) goes on in a file that nobody sees.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +53,17 @@ def plain_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class MetricsWriter:
-    """Appends lines; opening drops a last line that a dying writer tore. Close it, or use it in a `with`."""
+    """Appends lines; opening drops a last line that a dying writer tore. Close it, or use it in a `with`.
 
-    def __init__(self, path: Path) -> None:
+    `fence` is called before each change and raises where the file is somebody else's now.
+    """
+
+    def __init__(self, path: Path, fence: Callable[[], None] = lambda: None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._fence = path, fence
+        fence()
+        self._offset = _renew(path)
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the writer
-        self._offset = _end_of_whole_lines(path)
-        os.ftruncate(self._file.fileno(), self._offset)
 
     @property
     def offset(self) -> int:
@@ -64,13 +73,15 @@ class MetricsWriter:
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line, handed to the operating system before this returns.
 
-        Raises NonFiniteMetric, naming the key, for NaN and infinity; nothing is written then.
+        Raises NonFiniteMetric, naming the key, for NaN and infinity, and OSError on a full disk; nothing is written
+        then.
         """
         line = (json.dumps(plain_values(values), sort_keys=True, allow_nan=False) + "\n").encode()
+        self._fence()
         written = self._file.write(line)
         if written != len(line):  # a full disk: leave no torn line behind
             os.ftruncate(self._file.fileno(), self._offset)
-            raise OSError(f"could not write {self.path}: is the disk full?")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         self._offset += len(line)
 
     def truncate(self, offset: int) -> None:
@@ -80,6 +91,7 @@ class MetricsWriter:
                 f"{self.path} has {self._offset} bytes and no line that ends at byte {offset}, which the "
                 "checkpoint names: it was changed from outside. Remove the run directory to start again."
             )
+        self._fence()
         os.ftruncate(self._file.fileno(), offset)
         self._offset = offset
 
@@ -104,6 +116,27 @@ class MetricsWriter:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _renew(path: Path) -> int:
+    """Put a copy of the file's whole lines in its place, a new file where there is none; the copy's length."""
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of a writer that was killed here
+        left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as copy:
+            if path.exists():
+                with open(path, "rb") as old:
+                    shutil.copyfileobj(old, copy)
+                copy.flush()
+                copy.truncate(_end_of_whole_lines(temporary))
+            copy.flush()
+            os.fsync(copy.fileno())
+            length = os.fstat(copy.fileno()).st_size
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return length
 
 
 def _is_line_end(path: Path, offset: int) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trb_lab.errors import MissingExtra, UsageError, did_you_mean
+from trb_lab.failpoints import reach
 
 from . import locks
 from .mlflow_sweep import NESTED_TAG, Group, ad_hoc_group, mirror_parent, open_parent, sweep_group
@@ -246,6 +247,8 @@ class GroupPass:
     def _save(self) -> None:
         now = self._as_text()
         if now != self._saved:
+            reach("driver.mirror.before")  # what was sent is not noted yet: it is sent again
             write_json(self.group.state_path, self._state())
+            reach("driver.mirror.after")
             self._saved = now
         self._saved_at = time.monotonic()

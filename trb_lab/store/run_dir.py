@@ -5,6 +5,7 @@ Layout of a store (default `./runs`, or $TRB_LAB_STORE, or --store):
     trials/<run_id>/            a run directory, shared by every sweep that plans the same trial
     references/<run_id>/        evaluations of untrained models (same file names)
     sweeps/<name>/              plan.json, driver.lock, report/, mlflow.json
+    slurm/<token>/              a batch of trials on Slurm: batch.json and the files of its jobs
     mlflow.db, mlartifacts/     the MLflow view
 
 `result.json` is written atomically and last: it alone means "completed".
@@ -139,6 +140,11 @@ class RunDir:
         """Written by a launcher just before it starts a worker: {"time", "pid", "host", "launcher"}."""
         return self.path / "claim.json"
 
+    @property
+    def stop_request(self) -> Path:
+        """{"time", "what": "cancel"}: asks whoever watches over the worker, on its machine, to stop it."""
+        return self.path / "stop.json"
+
 
 @dataclass(frozen=True)
 class SweepDir:
@@ -161,7 +167,13 @@ class SweepDir:
 
     @property
     def driver_log(self) -> Path:
+        """What the MLflow mirror beside the driver printed."""
         return self.path / "driver.log"
+
+    @property
+    def driver_job_log(self) -> Path:
+        """What a driver that is a cluster job itself printed; also the job that makes a detached sweep's report."""
+        return self.path / "driver_job.log"
 
     @property
     def mlflow(self) -> Path:
@@ -209,6 +221,11 @@ class Store:
     @property
     def mlflow_artifacts(self) -> Path:
         return self.root / "mlartifacts"
+
+    @property
+    def slurm(self) -> Path:
+        """One folder a batch of trials that was given to Slurm; see docs/slurm.md."""
+        return self.root / "slurm"
 
     @property
     def mirror_lock(self) -> Path:

@@ -45,7 +45,18 @@ LEGAL: dict[TrialState, frozenset[TrialState]] = {
 }
 """Where a trial may go from each state. A completed trial stays completed."""
 
-ERROR_CLASSES = ("code", "oom", "nan", "length_explosion", "kl_blow_up", "user", "killed")
+ERROR_CLASSES = (
+    "code",
+    "oom",
+    "nan",
+    "length_explosion",
+    "kl_blow_up",
+    "user",
+    "disk",
+    "killed",
+    "time_limit",
+    "node_failure",
+)
 
 
 class IllegalTransition(LabError):
@@ -146,6 +157,7 @@ def last_error(run_dir: RunDir) -> dict[str, Any] | None:
     last = events[-1]
     if last["event"] == "start":
         who = f"process {last.get('pid', '?')} on {last.get('host', '?')}"
+        who += f", in job {last['job']}" if "job" in last else ""
         text = f"the worker ({who}) died without a word: killed, out of memory, or its machine went away"
         return {"attempt": last.get("attempt"), "error_class": "killed", "error": text, "traceback": None}
     if not last.get("error"):
@@ -169,7 +181,9 @@ def begin_attempt(run_dir: RunDir) -> int:
     old = TrialState.COMPLETED if run_dir.result.exists() else _logged_state(events)
     check_transition(run_dir, old, TrialState.RUNNING)
     number = max((int(e.get("attempt", 0)) for e in events), default=0) + 1
-    stamp = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    stamp: dict[str, Any] = {"time": time.time(), "pid": os.getpid(), "host": socket.gethostname()}
+    if job := os.environ.get("TRB_LAB_JOB"):
+        stamp["job"] = job
     _append(run_dir, {"attempt": number, "event": "start", **stamp})
     return number
 

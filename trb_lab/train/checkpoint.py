@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from trb_lab.failpoints import reach
 from trb_lab.models.load import load_weights, saved_weights
 from trb_lab.store.run_dir import RunDir, read_json, write_json
 
@@ -51,26 +54,42 @@ class SavedState:
 
 
 def save(
-    run_dir: RunDir, student: nn.Module, optimizer: MasterAdamW, state: dict[str, Any], keep: int
+    run_dir: RunDir,
+    student: nn.Module,
+    optimizer: MasterAdamW,
+    state: dict[str, Any],
+    keep: int,
+    fence: Callable[[], None] = lambda: None,
 ) -> Path:
     """Write the checkpoint after `state["step"]` updates, then drop all but the newest `keep`.
 
     With `state["sft_updates"]` it is one of the supervised phase; the first one after the phase replaces those.
+    `fence` is called before other checkpoints are touched, and raises where the run directory is another worker's now.
     """
     final = run_dir.checkpoints / _name(state)
-    temporary = run_dir.checkpoints / f".tmp-{final.name}"
-    for left in run_dir.checkpoints.glob(".tmp-*"):  # of a save that was killed, or met a full disk
+    # A name of its own: a worker that has lost the directory and does not know yet may be saving the same step.
+    temporary = run_dir.checkpoints / f".tmp-{final.name}-{uuid.uuid4().hex[:8]}"
+    fence()
+    for left in run_dir.checkpoints.glob(".tmp-*"):  # of a save that was killed
         shutil.rmtree(left, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(saved_weights(student), temporary / WEIGHTS)
-    save_file(optimizer.state_tensors(), temporary / OPTIMIZER)
-    for name in (WEIGHTS, OPTIMIZER):
-        _flush(temporary / name)
-    sizes = {name: (temporary / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)}
-    write_json(temporary / STATE, {**state, "sizes": sizes})
-    shutil.rmtree(final, ignore_errors=True)
-    os.rename(temporary, final)
+    try:
+        temporary.mkdir(parents=True)
+        save_file(saved_weights(student), temporary / WEIGHTS)
+        save_file(optimizer.state_tensors(), temporary / OPTIMIZER)
+        for name in (WEIGHTS, OPTIMIZER):
+            _flush(temporary / name)
+        sizes = {name: (temporary / name).stat().st_size for name in (WEIGHTS, OPTIMIZER)}
+        write_json(temporary / STATE, {**state, "sizes": sizes})
+        reach("worker.checkpoint.inside")
+        fence()
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk its room is wanted
+        raise
     _flush(run_dir.checkpoints)
+    reach("worker.checkpoint.after")
+    fence()
     # Every other folder is older, or was found damaged and passed over when this run resumed behind it.
     others = [folder for folder in _folders(run_dir) if folder != final]
     older = [f for f in others if _order(f) < _order(final) and _order(f)[0] == _order(final)[0]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def frozen_costs(
     request: RolloutRequest,
     behavior: StepBehavior,
     keep: Keep,
+    fence: Callable[[], None],
 ) -> CostTable:
     """The run's own table, else the machine's, else a new measurement, which then becomes both."""
     own = read_json(run_dir.rollout_costs)
@@ -39,6 +41,7 @@ def frozen_costs(
     value = read_json(shared)
     if value is None:
         value = _first(shared, engine.costs(request, behavior, keep).as_json())
+    fence()
     write_json(run_dir.rollout_costs, value)
     return CostTable.from_json(value)
 

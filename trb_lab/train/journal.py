@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
+from trb_lab.failpoints import reach
 from trb_lab.rollout.engine import Rollouts
 from trb_lab.store.metrics import MetricsWriter, read_metrics
 from trb_lab.store.run_dir import RunDir
@@ -51,11 +53,13 @@ class StepRecord:
 class Journal:
     """metrics.jsonl and positions.jsonl, which a resume cuts back, and timing.jsonl, which only grows."""
 
-    def __init__(self, run_dir: RunDir, attempt: int, device: torch.device) -> None:
+    def __init__(
+        self, run_dir: RunDir, attempt: int, device: torch.device, fence: Callable[[], None]
+    ) -> None:
         self.run_dir, self.attempt, self.device = run_dir, attempt, device
-        self.metrics = MetricsWriter(run_dir.metrics)
-        self.positions = MetricsWriter(run_dir.positions)
-        self.timing = MetricsWriter(run_dir.timing)
+        self.metrics = MetricsWriter(run_dir.metrics, fence)
+        self.positions = MetricsWriter(run_dir.positions, fence)
+        self.timing = MetricsWriter(run_dir.timing, fence)
 
     def rewind(self, metrics_offset: int, next_step: int) -> list[dict[str, Any]]:
         """Drop what will be made again; the lines of metrics.jsonl that stay."""
@@ -82,6 +86,7 @@ class Journal:
         if record.work is not None:
             line["work"] = record.work
         self.metrics.write({"step": record.step, **record.metrics})
+        reach("worker.metrics.after")
         self.timing.write(line)
 
     def stamp(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ far as they go, and counted. The phase has an optimiser of its own; training beg
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -19,6 +19,7 @@ from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import OptimSpec
 from trb_lab.spec.warmup import SftWarmup
 from trb_lab.store.metrics import MetricsWriter
+from trb_lab.worker import StopFlag
 
 from .backward import imitate
 from .data import TrainingData
@@ -49,18 +50,23 @@ class SftPhase:
         reporter: Reporter,
         gpus: int,
         done: int,
+        stop: StopFlag,
+        fence: Callable[[], None],
     ) -> None:
         """`optimizer` is the phase's own; `done`: updates made before."""
         self.spec, self.warmup, self.pair, self.data = spec, warmup, pair, data
         self.optimizer, self.journal, self.reporter, self.gpus = optimizer, journal, reporter, gpus
-        self.done = done
+        self.done, self.stop = done, stop
         self.sampler = TeacherSampler(spec, pair, warmup.samples_per_prompt, gpus)
-        self.lines = MetricsWriter(journal.run_dir.sft)
+        self.lines = MetricsWriter(journal.run_dir.sft, fence)
         self.lines.rewind("update", done)
-        self.timing = MetricsWriter(journal.run_dir.sft_timing)
+        self.timing = MetricsWriter(journal.run_dir.sft_timing, fence)
 
     def updates(self) -> Iterator[int]:
-        """Make the updates that are left; yields how many are made, after each."""
+        """Make the updates that are left; yields how many are made, after each.
+
+        Raises Interrupted, with `done` and the optimiser as after the last whole update, when asked to stop.
+        """
         while self.done < self.warmup.updates:
             self._update(self.done)
             self.done += 1
@@ -73,11 +79,13 @@ class SftPhase:
         ledger = Ledger(lambda: counted, self.gpus)
         started = time.perf_counter()
         rows = self.data.rows_at(update, self.warmup.samples_per_prompt)
-        samples = self.sampler.at(update, [self.data.teacher_ids[i] for i in rows])
+        with self.stop.interruptible():
+            samples = self.sampler.at(update, [self.data.teacher_ids[i] for i in rows])
         sampling = time.perf_counter() - started
         with ledger("sft"):
-            batch = as_rollouts(samples, [self.data.student_ids[i] for i in rows])
-            stats = imitate(self.spec, self.pair.student, batch, self.optimizer.accumulate)
+            with self.stop.interruptible():
+                batch = as_rollouts(samples, [self.data.student_ids[i] for i in rows])
+                stats = imitate(self.spec, self.pair.student, batch, self.optimizer.accumulate)
             norm = self.optimizer.step(update)
             counted["student"] += sequence_tokens(batch, batch.student_prompts)
         line = {

@@ -30,7 +30,7 @@ from trb_lab.spec.warmup import SftWarmup
 from trb_lab.store.metrics import plain_values
 from trb_lab.store.run_dir import RunDir
 from trb_lab.tasks.grading import Grader
-from trb_lab.worker import Stopped
+from trb_lab.worker import Attempt, Interrupted, Stopped
 
 from . import checkpoint
 from .alarms import Alarms
@@ -54,40 +54,61 @@ class Trainer:
 
     spec: ExperimentSpec
     run_dir: RunDir
-    attempt: int
+    attempt: Attempt
     pair: Pair
     data: TrainingData
     engine: RolloutEngine
     grader: Grader
     evaluate: Callable[[int], dict[str, float]]
     reporter: Reporter
-    should_stop: Callable[[], bool]
     blocks: BlockChooser
 
     def __post_init__(self) -> None:
         self.optimizer = MasterAdamW(self.pair.student.network, self.spec.optim)
         if self.spec.resources.activation_checkpointing:
             self.pair.student.checkpoint_activations()
-        self.journal = Journal(self.run_dir, self.attempt, self.pair.student.device)
+        self.stop, self.fence = self.attempt.stop, self.attempt.fence
+        self.journal = Journal(
+            self.run_dir, self.attempt.number, self.pair.student.device, self.attempt.fence
+        )
         self.alarms = Alarms(self.spec.alarms)
-        self.gpus = gpus_of(self.pair.student.device.type, self.spec.resources.gpus)
+        self.gpus = gpus_of(self.pair.student.device.type, self.spec.resources.local_gpus)
         self.next_step = 0
         self.sft: SftPhase | None = None
         self.pending: StepRecord | None = None
+        self.saved: tuple[int, int | None, bool] | None = None
+        """What the newest checkpoint holds, as `_progress` tells it."""
         self.feedback = Feedback()
         self.tokens = {"student": 0, "teacher_rollout": 0, "teacher_scoring": 0}
 
     def run(self) -> None:
-        """Train to the end. Raises Stopped, with a checkpoint written, when asked to stop; RunLost for an alarm."""
+        """Train to the end.
+
+        Raises Stopped, with a checkpoint of the last complete step written, when asked to stop; RunLost for an alarm.
+        """
+        self.fence()
         self.data.record(self.run_dir)
         self._resume()
         self._supervise()
         if self.pending is not None:
             self._finish(self.pending)
         for step in range(self.next_step, self.spec.steps):
-            torch.manual_seed(derive(self.spec.seed, "torch", step))
-            ledger, arm = self._ledger(), self._arm_at(step)
-            keep = what_to_keep(self.spec.loss, self.pair.vocabulary.size, imitates=arm.imitates is not None)
+            redraw_ratio = self.blocks.redraw_ratio
+            try:
+                record = self._step(step)
+            except Interrupted:
+                # Of the state that a checkpoint holds, nothing else moves before the optimiser's step.
+                self.blocks.redraw_ratio = redraw_ratio
+                self._save_checkpoint()
+                raise self._stopped() from None
+            self._finish(record)
+
+    def _step(self, step: int) -> StepRecord:
+        """One update. Raises Interrupted, with the model as it was, when asked to stop before the optimiser's step."""
+        torch.manual_seed(derive(self.spec.seed, "torch", step))
+        ledger, arm = self._ledger(), self._arm_at(step)
+        keep = what_to_keep(self.spec.loss, self.pair.vocabulary.size, imitates=arm.imitates is not None)
+        with self.stop.interruptible():
             with ledger("rollout"):
                 prompts = self.data.prompts_at(step)
             request = self._with_block(prompts.request, arm.behavior, keep)
@@ -97,30 +118,31 @@ class Trainer:
             with ledger("scoring"):
                 if rollouts.teacher_logprob_BT is None:
                     self.engine.score(rollouts, keep)
-            if self._is_sampled(step):
-                self.journal.positions.write(position_line(self.spec, self.pair, step, rollouts))
-            self.engine.make_room()
-            with ledger("grading"):
-                verdicts = grade_rollouts(
-                    self.grader, self.pair.student.tokenizer, prompts.problems, rollouts
-                )
-            with ledger("objective"):
-                stats = distil(self.spec, self.pair, rollouts, arm, self.optimizer.accumulate)
-            ledger.charge(
-                "objective", Cost(student_tokens=sequence_tokens(rollouts, rollouts.student_prompts))
+            positions = (
+                position_line(self.spec, self.pair, step, rollouts) if self._is_sampled(step) else None
             )
-            with ledger("optimizer"):
-                norm = self.optimizer.step(step)
-            self.next_step = step + 1
-            metrics = step_metrics(self.spec.optim, step, stats, norm, rollouts, verdicts, arm)
-            self.feedback = self.feedback.after(metrics)
-            self._count_tokens(rollouts.num_tokens, arm.behavior.needs_teacher)
-            if self._is_sampled(step):
-                if arm.behavior.needs_teacher:
-                    metrics["policy/teacher_logprob_gap"] = teacher_logprob_gap(self.engine, rollouts, keep)
-                tokenizer = self.pair.student.tokenizer
-                save_samples(self.run_dir, step, prompts.problems, rollouts, verdicts, tokenizer)
-            self._finish(StepRecord.of(step, metrics, ledger, rollouts))
+            self.engine.make_room()
+        if positions is not None:
+            self.journal.positions.write(positions)
+        with ledger("grading"):
+            verdicts = grade_rollouts(self.grader, self.pair.student.tokenizer, prompts.problems, rollouts)
+        with ledger("objective"), self.stop.interruptible():
+            stats = distil(self.spec, self.pair, rollouts, arm, self.optimizer.accumulate)
+        ledger.charge("objective", Cost(student_tokens=sequence_tokens(rollouts, rollouts.student_prompts)))
+        with ledger("optimizer"):
+            norm = self.optimizer.step(step)
+        self.next_step = step + 1
+        metrics = step_metrics(self.spec.optim, step, stats, norm, rollouts, verdicts, arm)
+        self.feedback = self.feedback.after(metrics)
+        self._count_tokens(rollouts.num_tokens, arm.behavior.needs_teacher)
+        if self._is_sampled(step):
+            if arm.behavior.needs_teacher:
+                metrics["policy/teacher_logprob_gap"] = teacher_logprob_gap(self.engine, rollouts, keep)
+            self.fence()
+            save_samples(
+                self.run_dir, step, prompts.problems, rollouts, verdicts, self.pair.student.tokenizer
+            )
+        return StepRecord.of(step, metrics, ledger, rollouts)
 
     def _resume(self) -> None:
         """Go on from the newest valid checkpoint; metrics written after it are dropped and made again."""
@@ -140,23 +162,27 @@ class Trainer:
             self.alarms.hear(line)
         if isinstance(warmup, SftWarmup) and updates is not None:
             self.sft = SftPhase(
-                self.spec, warmup, self.pair, self.data, self.optimizer, self.journal, self.reporter, self.gpus, updates
+                self.spec, warmup, self.pair, self.data, self.optimizer, self.journal, self.reporter, self.gpus,
+                updates, self.stop, self.fence,
             )  # fmt: skip
+        self.saved = self._progress()
 
     def _supervise(self) -> None:
         """The supervised updates that are left, where the arm has them; then a fresh optimiser of the same weights."""
         if self.sft is None:
             return
         total = self.sft.warmup.updates
-        for done in self.sft.updates():
-            stopping = self.should_stop()
-            if done < total and (stopping or done % self.spec.checkpoint.every == 0):
-                self.sft.sync()
-                self._save_checkpoint()
-            if done < total and stopping:
-                raise Stopped(
-                    f"stopped after {done} of {total} supervised updates; the same command goes on from there"
-                )
+        try:
+            for done in self.sft.updates():
+                if done < total and (self.stop() or done % self.spec.checkpoint.every == 0):
+                    self._save_checkpoint()
+                if done < total and self.stop():
+                    raise Interrupted
+        except Interrupted:
+            self._save_checkpoint()
+            raise Stopped(
+                f"stopped after {self.sft.done} of {total} supervised updates; the same command goes on from there"
+            ) from None
         self.sft = None
         self.optimizer = self.optimizer.renewed(self.spec.optim)
         self._save_checkpoint()
@@ -182,13 +208,15 @@ class Trainer:
         line = {"step": record.step, **record.metrics}
         self.alarms.hear(line)
         self.alarms.check(line)
-        stopping = self.should_stop()
+        stopping = self.stop()
         if stopping or self._is_due(record.step, self.spec.checkpoint.every):
             self._save_checkpoint()
         if stopping and self.next_step < self.spec.steps:
-            raise Stopped(
-                f"stopped after {self.next_step} of {self.spec.steps} steps; the same command goes on from there"
-            )
+            raise self._stopped()
+
+    def _stopped(self) -> Stopped:
+        done, steps = self.next_step, self.spec.steps
+        return Stopped(f"stopped after {done} of {steps} steps; the same command goes on from there")
 
     def _ledger(self) -> Ledger:
         return Ledger(lambda: self.engine.tokens, self.gpus)
@@ -200,7 +228,9 @@ class Trainer:
     def _with_block(self, request: RolloutRequest, behavior: StepBehavior, keep: Keep) -> RolloutRequest:
         """The request with the step's block length."""
         if self.blocks.needs_costs(behavior):
-            self.blocks.costs = frozen_costs(self.run_dir, self.spec, self.engine, request, behavior, keep)
+            self.blocks.costs = frozen_costs(
+                self.run_dir, self.spec, self.engine, request, behavior, keep, self.fence
+            )
         return replace(request, block_tokens=self.blocks.at(behavior))
 
     def _count_tokens(self, tokens: int, teacher_in_rollout: bool) -> None:
@@ -214,7 +244,16 @@ class Trainer:
     def _is_sampled(self, step: int) -> bool:
         return step == 0 or self._is_due(step, self.spec.eval.every)
 
+    def _progress(self) -> tuple[int, int | None, bool]:
+        """Updates, supervised updates while they are made, and whether the last update awaits its evaluation."""
+        return self.next_step, None if self.sft is None else self.sft.done, self.pending is not None
+
     def _save_checkpoint(self) -> None:
+        """Save the state, unless the newest checkpoint holds it already (a stop just after one, or after a resume)."""
+        if self.saved == self._progress():
+            return
+        if self.sft is not None:
+            self.sft.sync()
         state = {
             "step": self.next_step,
             "sft_updates": None if self.sft is None else self.sft.done,
@@ -228,5 +267,11 @@ class Trainer:
             "cpu_threads": torch.get_num_threads() if self.pair.student.device.type == "cpu" else None,
         }
         checkpoint.save(
-            self.run_dir, self.pair.student.network, self.optimizer, state, self.spec.checkpoint.keep
+            self.run_dir,
+            self.pair.student.network,
+            self.optimizer,
+            state,
+            self.spec.checkpoint.keep,
+            self.fence,
         )
+        self.saved = self._progress()
