@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -37,6 +38,11 @@ def run_experiment(run_dir: RunDir) -> dict[str, Any]:
     A completed run is left as it is, but for evaluation sets that its spec names and its result lacks: those are
     evaluated from the final checkpoint.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise LabError(
+            f"This is one of WORLD_SIZE={os.environ['WORLD_SIZE']} processes, and the trainer uses one a trial. "
+            "Start it without torchrun; in a cluster profile set nodes and tasks_per_node to 1."
+        )
     config = read_json(run_dir.config)
     if config is None:
         raise LabError(f"{run_dir.path} has no config.json: it is not a run directory.")

@@ -142,7 +142,7 @@ class RunDir:
 
     @property
     def stop_request(self) -> Path:
-        """{"time", "what": "cancel"}: asks whoever watches over the worker, on its machine, to stop it."""
+        """{"time", "what": "stop"|"kill"}: asks whoever watches over the worker, on its machine, to stop it."""
         return self.path / "stop.json"
 
 
