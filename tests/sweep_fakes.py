@@ -10,15 +10,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trb_lab.sweep as sweep_module
+import trb_lab.sweep_end as sweep_end
 from trb_lab.launch import claim
 from trb_lab.launch.local import ProcessLauncher
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.store.status import attempt_count, state_of
+from trb_lab.sweep_cluster import Cluster, cluster_of
 
 from .launch.conformance import fake_command, wait_for
+
+if TYPE_CHECKING:
+    from trb_lab.launch.slurm import SlurmLauncher
 
 TESTS = Path(__file__).parent
 
@@ -65,7 +70,16 @@ def fake_report(store: Store, name: str) -> dict[str, str]:
 
 
 def launcher(slots: int | None) -> ProcessLauncher:
-    return ProcessLauncher(slots, gpus=(), command=fake_command)
+    found = ProcessLauncher(slots, gpus=(), command=fake_command)
+    found.poll_seconds = 0.05
+    return found
+
+
+def on_cluster(self: Cluster, store: Store, sweep: str, slots: int | None) -> SlurmLauncher:
+    """In the place of Cluster.launcher: fake workers, in jobs."""
+    from trb_lab.launch.slurm import SlurmLauncher
+
+    return SlurmLauncher(store, self.profile, sweep, slots, command=fake_command)
 
 
 class Lab:
@@ -135,8 +149,8 @@ class Lab:
 
 def patch(setattr: Any) -> None:
     setattr(sweep_module, "MirrorProcess", NoMirror)
-    setattr(sweep_module, "_report", fake_report)
-    setattr(sweep_module, "POLL_SECONDS", 0.05)
+    setattr(sweep_end, "report_files", fake_report)
+    setattr(Cluster, "launcher", on_cluster)
 
 
 if __name__ == "__main__":
@@ -145,9 +159,14 @@ if __name__ == "__main__":
     from trb_lab.errors import LabError
 
     patch(builtins.setattr)
-    options = {"retry_failed": "--retry-failed" in sys.argv}
+    given = sys.argv[3:]
+    options = {"retry_failed": "--retry-failed" in given, "take_over": "--take-over" in given}
+    on = Path(given[given.index("--on") + 1]) if "--on" in given else None
     try:
-        code = sweep_module.run_sweep(sys.argv[1], Store(Path(sys.argv[2])), launcher=launcher, **options)
+        cluster = cluster_of(on, detach="--detach" in given)
+        code = sweep_module.run_sweep(
+            sys.argv[1], Store(Path(sys.argv[2])), launcher=launcher, cluster=cluster, **options
+        )
     except LabError as error:
         print(error)
         code = error.exit_code

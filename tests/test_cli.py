@@ -82,9 +82,21 @@ def test_every_verb_explains_itself_with_an_example(capsys: pytest.CaptureFixtur
         (["sweep"], "Missing argument 'FILE'"),
         (["sweep", ARITH], "is an experiment, and a sweep is wanted here"),
         (["sweep", "--parallel", "0", "x.yaml"], "--parallel"),
+        (
+            ["sweep", "--retry-failed=omo", "x.yaml"],
+            "there is no class 'omo'. Did you mean 'oom'? Classes: code, ",
+        ),
+        (["sweep", "x.yaml", "--detach"], "--detach needs a cluster: name its profile with --on"),
+        (["sweep", "x.yaml", "--driver", "slrum"], "Did you mean 'slurm'?"),
+        (["sweep", "x.yaml", "--driver", "slurm"], "--driver slurm needs a cluster"),
+        (["sweep", "x.yaml", "--on", "c.yaml", "--inline"], "give one of them"),
+        (["sweep", "x.yaml", "--on", "c.yaml", "--detach", "--driver", "slurm"], "give one of them"),
         (["report", "nowhere"], "no sweep 'nowhere' in "),
         (["check"], "name at least one file"),
-        (["check", "--schema", "reports"], "there is no schema 'reports'. Schemas: experiment, sweep."),
+        (
+            ["check", "--schema", "reports"],
+            "there is no schema 'reports'. Schemas: experiment, sweep, cluster.",
+        ),
         (["eval"], "name one thing to score"),
         (["models", "export", "nowhere", "out"], "'nowhere' is neither a run directory nor a run in "),
         (["models", "fetch", "nowhere"], "'nowhere' is not a hub id"),
@@ -166,6 +178,18 @@ def test_pruned_copies_are_listed(
 )
 def test_store_may_stand_anywhere(given: list[str], expected: list[str]) -> None:
     assert cli._store_first(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["sweep", "--retry-failed", "a"], ["sweep", "--retry-failed=all", "a"]),
+        (["sweep", "a", "--retry-failed=oom"], ["sweep", "a", "--retry-failed=oom"]),
+        (["sweep", "--", "--retry-failed"], ["sweep", "--", "--retry-failed"]),
+    ],
+)
+def test_retry_failed_alone_means_all(given: list[str], expected: list[str]) -> None:
+    assert cli._retry_all(given) == expected
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trb_lab import cleanup, overview
+from trb_lab import cancelling, cleanup, overview
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import claim
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
@@ -85,8 +85,8 @@ def test_cancelling_a_sweep_ends_its_driver_and_its_workers(lab: Lab, capsys: py
     with lab.driver() as driver:
         lab.wait_for_steps(2)
         with pytest.raises(UsageError, match="--yes"):
-            overview.cancel(lab.store, "fake")  # nobody can be asked here
-        overview.cancel(lab.store, "fake", yes=True)
+            cancelling.cancel(lab.store, "fake")  # nobody can be asked here
+        cancelling.cancel(lab.store, "fake", yes=True)
         driver.communicate(timeout=10)
         assert driver.returncode == 128 + signal.SIGTERM
     assert states(lab) == ["cancelled"] * 6
@@ -98,12 +98,12 @@ def test_cancelling_an_arm_or_a_trial_leaves_the_rest_running(lab: Lab):
     lab.behave({**SLOW, "opd": {"pause": 0.05, "steps": 40}})
     with lab.driver() as driver:
         wait_for(lambda: states(lab, "trb").count("running") >= 1)
-        overview.cancel(lab.store, "fake/trb", yes=True)
+        cancelling.cancel(lab.store, "fake/trb", yes=True)
         driver.communicate(timeout=20)
         assert driver.returncode == 0
     assert states(lab, "trb") == ["cancelled"] * 4
     assert states(lab, "opd") == ["completed"] * 2
-    overview.cancel(lab.store, "opd-s0", yes=True)
+    cancelling.cancel(lab.store, "opd-s0", yes=True)
     assert states(lab, "opd") == ["completed"] * 2
     for wrong, hint in (
         ("fake/trbb", "Did you mean 'trb'"),
@@ -111,18 +111,18 @@ def test_cancelling_an_arm_or_a_trial_leaves_the_rest_running(lab: Lab):
         ("fke/trb", "'fake'"),
     ):
         with pytest.raises(UsageError, match=hint):
-            overview.cancel(lab.store, wrong, yes=True)
+            cancelling.cancel(lab.store, wrong, yes=True)
 
 
 def test_a_worker_that_does_not_end_is_named(lab: Lab, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(overview, "CANCEL_SECONDS", 0.3)
+    monkeypatch.setattr(cancelling, "CANCEL_SECONDS", 0.3)
     lab.behave(SLOW)
     with lab.driver():
         lab.wait_for_steps(1)
         run = next(r for r in lab.store.trials() if claim.live_worker(r))
         os.kill(claim.live_worker(run)["pid"], signal.SIGSTOP)
         with pytest.raises(LabError, match=f"{run.run_id}: process .* does not end"):
-            overview.cancel(lab.store, run.run_id, yes=True)
+            cancelling.cancel(lab.store, run.run_id, yes=True)
 
 
 class TestClean:
@@ -143,7 +143,7 @@ class TestClean:
         return lab
 
     def test_checkpoints_go_but_for_the_final_weights(self, used: Lab, capsys: pytest.CaptureFixture[str]):
-        overview.clean(used.store, checkpoints=True, yes=True)
+        cleanup.clean(used.store, checkpoints=True, yes=True)
         freed = float(capsys.readouterr().out.split()[-3])
         assert 15 < freed < 18  # kB: 5 completed runs, each three large files and a small one
         for run in used.store.trials():
@@ -162,19 +162,19 @@ class TestClean:
         assert sorted((i.rule, i.run.run_id[:3]) for i in items) == [
             ("failed", "opd"), ("unplanned", "trb"), ("unplanned", "trb"),
         ]  # fmt: skip
-        overview.clean(used.store, failed=True, unplanned=True, yes=True)
+        cleanup.clean(used.store, failed=True, unplanned=True, yes=True)
         assert states(used) == ["completed"] * 3
         assert not (used.store.root / "trash").exists()
         assert plan_sweep(used.path, used.store).counts()["new"] == 1
 
     def test_it_asks_first_and_without_a_rule_only_tells(self, used: Lab, capsys: pytest.CaptureFixture[str]):
         with pytest.raises(UsageError, match="--yes"):
-            overview.clean(used.store, failed=True)
-        overview.clean(used.store, yes=True)
+            cleanup.clean(used.store, failed=True)
+        cleanup.clean(used.store, yes=True)
         assert "--failed" in capsys.readouterr().out
-        overview.clean(used.store, failed=True, older_than_days=1, yes=True)
+        cleanup.clean(used.store, failed=True, older_than_days=1, yes=True)
         assert "Nothing to remove" in capsys.readouterr().out
-        overview.clean(used.store, failed=True, as_json=True)
+        cleanup.clean(used.store, failed=True, as_json=True)
         found = json.loads(capsys.readouterr().out)
         assert (len(found["items"]), found["freed_bytes"]) == (1, 0)
         assert len(used.states()) == 6

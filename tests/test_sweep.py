@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trb_lab.errors import UsageError
+from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import claim
+from trb_lab.retry import ALL, retry_classes
 from trb_lab.store import locks
 from trb_lab.store.run_dir import read_json
 from trb_lab.store.status import attempt_count, cancel, last_error, state_of
+from trb_lab.sweep_lease import driving
 from trb_lab.sweep_plan import plan_sweep
 
 from .sweep_fakes import TESTS, Lab, patch
@@ -29,7 +34,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return lab
 
 
-def actions(lab: Lab, **kwargs: bool) -> dict[str, int]:
+def actions(lab: Lab, **kwargs: Any) -> dict[str, int]:
     counts = plan_sweep(lab.path, lab.store, **kwargs).counts()
     return {action: count for action, count in counts.items() if count and action != "trials"}
 
@@ -115,6 +120,53 @@ def test_a_failed_trial_is_shown_and_retried_only_when_asked(lab: Lab, capsys: p
     assert set(lab.states().values()) == {"completed"}
 
 
+def test_failed_trials_are_retried_by_class(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    lab.behave({"opd-s1": {"fail_at": 2}, "trb-s0": {"exit_before": 2}})
+    lab.run()
+    cancelled = next(r for r in lab.store.trials() if r.run_id.startswith("trb-s1"))
+    cancelled.result.unlink()
+    cancel(cancelled)
+    capsys.readouterr()
+    lab.run(dry_run=True)
+    out = capsys.readouterr().out
+    assert "4 failed or cancelled trials are left alone (2 killed, 1 code, 1 cancelled)" in out
+    assert "--retry-failed=killed: only those" in out
+    assert out.count("failed (killed)") == 2
+    for chosen, retried in (({"code"}, 1), ({"killed", "cancelled"}, 3), (True, 4), (set(), 0)):
+        assert actions(lab, retry_failed=chosen).get("retry", 0) == retried
+    lab.behave({})
+    lab.run(retry_failed=frozenset({"killed"}))
+    assert actions(lab) == {"adopt": 4, "failed": 1, "cancelled": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("oom,time_limit", {"oom", "time_limit"}),
+        ("Out-Of-Memory, node", {"oom", "node_failure"}),
+        ("all", ALL),
+        ("cancelled", {"cancelled"}),
+    ],
+)
+def test_retry_classes_have_names(text: str, expected: set[str]):
+    assert retry_classes(text) == expected
+
+
+def test_the_same_error_in_every_trial_stops_the_sweep_and_is_shown_once(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+):
+    lab.behave({"": {"fail_at": 1}, "teacher": {}, "student": {}})
+    lab.edit("seeds: [0, 1]", "seeds: [0, 1, 2]")
+    lab.edit("parallel: 2", "parallel: 1")
+    assert lab.run() == 1
+    out = capsys.readouterr().out
+    assert out.count("every trial fails with the same error.\nboom at a step") == 1
+    assert lab.attempts() == 2 + 3  # references and the first trials; the others never started
+    assert "Stopped after" in out
+    assert out.count("failed (code): ") == 1  # told together
+    assert actions(lab) == {"failed": 3, "new": 6}
+
+
 def test_a_killed_worker_starts_again_and_one_that_is_always_killed_fails(lab: Lab):
     lab.behave({"opd-s0": {"kill_at": 2}, "opd-s1": {"kill_at": 2, "kills": 99}})
     assert lab.run() == 1
@@ -160,8 +212,83 @@ def test_a_second_driver_is_refused_and_told_who_is_at_it(lab: Lab):
     lab.behave(SLOW)
     with lab.driver() as driver:
         lab.wait_for_steps(1)
-        with pytest.raises(locks.Locked, match=rf"sweep 'fake' is in use by process {driver.pid}"):
+        seen = r"seen \d+ s ago\..*--take-over"
+        with pytest.raises(
+            locks.Locked, match=rf"sweep 'fake' is in use by process {driver.pid} on .*{seen}"
+        ):
             lab.run()
+
+
+def test_a_driver_that_is_relieved_leaves_everything_alone(lab: Lab, capsys: pytest.CaptureFixture[str]):
+    lab.behave({**SLOW, "": {"pause": 0.1, "steps": 60}})
+    with lab.driver() as driver:
+        lab.wait_for_steps(2)
+        lab.behave({})
+        before = {r.run_id: (claim.live_worker(r) or {}).get("pid") for r in lab.store.trials()}
+        with lab.driver("--take-over") as second:
+            out, _ = driver.communicate(timeout=20)
+            assert driver.returncode == locks.Lost.exit_code == 3
+            assert f"was taken over by process {second.pid} on " in out.splitlines()[-1]
+            now = {r.run_id: (claim.live_worker(r) or {}).get("pid") for r in lab.store.trials()}
+            assert now == before  # it has stopped no worker and started none
+            out, _ = second.communicate(timeout=60)
+            assert second.returncode == 0, out
+    assert out.count("attached ") == 2
+    assert lab.attempts() == 8
+    assert set(lab.states().values()) == {"completed"}
+
+
+def test_a_driver_that_hangs_can_be_relieved_and_finds_out_when_it_goes_on(lab: Lab):
+    lab.behave({"": {"pause": 0.05, "steps": 20}})
+    with lab.driver() as driver:
+        lab.wait_for_steps(1)
+        driver.send_signal(signal.SIGSTOP)
+        with pytest.raises(locks.Locked, match="also where that one hangs: --take-over"):
+            lab.run()
+        lab.behave({})
+        assert lab.run(take_over=True) == 0
+        plan, attempts = lab.store.sweep("fake").plan.read_bytes(), lab.attempts()
+        report = lab.store.sweep("fake").report / "table.md"
+        written = report.stat().st_mtime_ns
+        driver.send_signal(signal.SIGCONT)
+        out, _ = driver.communicate(timeout=20)
+    assert driver.returncode == 3
+    assert "was taken over by" in out
+    assert (lab.store.sweep("fake").plan.read_bytes(), lab.attempts()) == (plan, attempts)
+    assert report.stat().st_mtime_ns == written
+    assert set(lab.states().values()) == {"completed"}
+
+
+def test_a_driver_job_that_is_back_from_the_queue_relieves_the_one_before(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    lab.behave(SLOW)
+    monkeypatch.setenv("TRB_LAB_JOB", "abc/0")
+    monkeypatch.setenv("TRB_LAB_INCARNATION", "0")
+    with lab.driver() as driver:
+        lab.wait_for_steps(1)
+        with pytest.raises(locks.Locked):
+            lab.run()
+        monkeypatch.setenv("TRB_LAB_INCARNATION", "1")
+        with driving(lab.store.sweep("fake"), on=None, take_over=False) as lease:
+            assert driver.wait(20) == 3
+            assert lease.is_mine()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_store_that_cannot_be_written_is_told_in_words(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    def fail(path: Path, text: str) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr("trb_lab.store.run_dir.write_atomic", fail)
+    why = {errno.ENOSPC: "its disk is full", errno.EROFS: "read-only file system"}[number]
+    with pytest.raises(LabError, match=f"cannot be written: .*{why}.*plan.json") as caught:
+        lab.run()
+    assert caught.value.exit_code == 1
+    monkeypatch.undo()
+    assert lab.attempts() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -55,7 +55,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
-    given = _store_first(list(sys.argv[1:] if arguments is None else arguments))
+    given = _retry_all(_store_first(list(sys.argv[1:] if arguments is None else arguments)))
     try:
         code = app(given, prog_name="trb-lab", standalone_mode=False)
     except LabError as error:
@@ -93,6 +93,13 @@ def _store_first(arguments: list[str]) -> list[str]:
             rest.append(argument)
         position += 1
     return front + rest
+
+
+def _retry_all(arguments: list[str]) -> list[str]:
+    """`--retry-failed` alone means all of them: the parser knows no option whose value may be left out."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    full = ["--retry-failed=all" if a == "--retry-failed" else a for a in arguments[:end]]
+    return full + arguments[end:]
 
 
 def _show_usage_error(error: typer.TyperException) -> int:

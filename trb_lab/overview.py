@@ -1,62 +1,73 @@
-"""What is there and what became of it: status, logs, cancel. (`clean` is in cleanup.py.)"""
+"""What is there and what became of it: status and logs."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from trb_lab.cleanup import clean, confirmed
-from trb_lab.errors import LabError, UsageError, did_you_mean
-from trb_lab.launch.base import tail
-from trb_lab.launch.claim import live_worker, send_signal
+from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.launch.base import JobStatus, Phase
+from trb_lab.launch.claim import live_worker
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store import locks
-from trb_lab.store.processes import on_this_host
 from trb_lab.store.run_dir import RunDir, Store, SweepDir, read_json
 from trb_lab.store.status import TrialState, attempt_count, last_error, state_of
-from trb_lab.store.status import cancel as mark_cancelled
+from trb_lab.sweep_cluster import places_of
+from trb_lab.sweep_lease import driver_text
 from trb_lab.sweep_view import number, text_table
 
-__all__ = ["cancel", "clean", "show_logs", "show_status"]
-
-CANCEL_SECONDS = 120.0
-"""How long `cancel` waits for workers to save and end."""
+WAITING = "waiting"
+"""The shown state of a run that a cluster holds and that has not begun (the files know no such state)."""
+ASK_SECONDS = 5.0
+"""Between two questions to a cluster while a log is followed."""
 
 
 def show_status(store: Store, sweep: str | None = None, as_json: bool = False) -> None:
-    """Print every sweep with its counts and every trial: state, attempts, step, score, why it failed.
+    """Print every sweep with its counts and every trial: state, attempts, step, score, place, why it failed.
 
     Raises UsageError for a sweep that the store does not have.
     """
-    sweeps = [_sweep_named(store, sweep)] if sweep is not None else store.sweeps()
-    found = [_sweep_status(store, s) for s in sweeps]
-    planned = {trial["run_id"] for s in found for trial in s["trials"]}
-    others = (
-        [] if sweep is not None else [_run_status(run) for run in store.trials() if run.run_id not in planned]
-    )
+    sweeps = [sweep_named(store, sweep)] if sweep is not None else store.sweeps()
+    places = places_of(store)
+    found = [_sweep_status(store, s, places) for s in sweeps]
+    others = []
+    if sweep is None:
+        planned = {trial["run_id"] for s in found for trial in s["trials"]}
+        others = [run_status(run, places) for run in store.trials() if run.run_id not in planned]
+    silent = cluster_is_silent(places)
     if as_json:
-        print(json.dumps({"store": str(store.root), "sweeps": found, "other_runs": others}, allow_nan=False))
+        shown = {"store": str(store.root), "cluster_answers": not silent if places else None}
+        print(json.dumps({**shown, "sweeps": found, "other_runs": others}, allow_nan=False))
         return
     if not found and not others:
         print(f"Nothing has run in {store.root} yet. Start with: trb-lab sweep sweeps/kl_budget.yaml")
     for s in found:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(s["counts"].items()))
-        driver = f"; driver: process {s['driver']['pid']} on {s['driver']['host']}" if s["driver"] else ""
+        driver = f"; driver: {driver_text(s['driver'])}" if s["driver"] else ""
         print(f"{s['name']}: {s['question']}\n{counts}{driver}")
         print(f"{_status_table(s['trials'] + s['references'])}\n")
     if others:
         print(f"Runs in no sweep:\n{_status_table(others)}")
+    if silent:
+        print("Slurm does not answer: a run that it had last counts as alive until it does.")
 
 
-def _sweep_named(store: Store, name: str) -> SweepDir:
+def cluster_is_silent(places: Mapping[str, JobStatus]) -> bool:
+    """Whether the places are what was known last, because the cluster does not answer now."""
+    if not places:
+        return False
+    from trb_lab.launch.slurm_jobs import SILENT
+
+    return any(place.where == SILENT for place in places.values())
+
+
+def sweep_named(store: Store, name: str) -> SweepDir:
+    """The sweep of that name. Raises UsageError that suggests the nearest."""
     known = [s.name for s in store.sweeps()]
     if name not in known:
         listed = f"Sweeps there: {', '.join(known)}." if known else "It holds no sweep yet."
@@ -64,17 +75,17 @@ def _sweep_named(store: Store, name: str) -> SweepDir:
     return store.sweep(name)
 
 
-def _sweep_status(store: Store, sweep: SweepDir) -> dict[str, Any]:
+def _sweep_status(store: Store, sweep: SweepDir, places: Mapping[str, JobStatus]) -> dict[str, Any]:
     plan = read_json(sweep.plan)
     trials = [
-        {**_run_status(store.trial(t["run_id"])), "arm": t["arm"], "setting": t["setting"], "seed": t["seed"],
-         "steps": t["spec"]["steps"]}
+        {**run_status(store.trial(t["run_id"]), places), "arm": t["arm"], "setting": t["setting"],
+         "seed": t["seed"], "steps": t["spec"]["steps"]}
         for t in plan["trials"]
     ]  # fmt: skip
     references = [
-        {**_run_status(store.reference(r["run_id"])), "arm": r["role"], "setting": "reference", "seed": None}
+        {**run_status(store.reference(r["run_id"]), places), "arm": r["role"], "setting": "reference", "seed": None}
         for r in plan.get("references", [])
-    ]
+    ]  # fmt: skip
     states = {t["run_id"]: t["state"] for t in trials}  # rows may share a trial
     return {
         "name": plan["name"],
@@ -86,13 +97,25 @@ def _sweep_status(store: Store, sweep: SweepDir) -> dict[str, Any]:
     }
 
 
-def _run_status(run: RunDir) -> dict[str, Any]:
-    """Everything to be said of one run, from its files."""
+def shown_state(run: RunDir, place: JobStatus | None) -> str:
+    """The state from the files, and what a cluster adds: it has the run, begun or not."""
+    if run.result.exists():
+        return TrialState.COMPLETED
+    state = TrialState.RUNNING if live_worker(run) else state_of(run)
+    if state == TrialState.RUNNING or place is None or place.phase is Phase.ENDED:
+        return state
+    return WAITING if place.phase is Phase.WAITING else TrialState.RUNNING
+
+
+def run_status(run: RunDir, places: Mapping[str, JobStatus]) -> dict[str, Any]:
+    """Everything to be said of one run, from its files and from the cluster that has it."""
+    place = places.get(run.run_id)
+    state = shown_state(run, place)
+    live = place is not None and place.phase is not Phase.ENDED
     config = read_json(run.config) or {}
-    state = TrialState.RUNNING if live_worker(run) and not run.result.exists() else state_of(run)
     progress = ProgressReader(run).read()
     final = (read_json(run.result) or {}).get("final") or {}
-    error = last_error(run) or {}
+    error = (last_error(run) or {}) if state not in (TrialState.RUNNING, TrialState.COMPLETED) else {}
     return {
         "run_id": run.run_id,
         "state": str(state),
@@ -100,15 +123,19 @@ def _run_status(run: RunDir) -> dict[str, Any]:
         "step": progress.done,
         "steps": (config.get("spec") or {}).get("steps"),
         "score": final.get("mean_pass_at_1", progress.pass_at_1),
+        "job": (place.job or None) if place is not None else None,
+        "where": place.where if place is not None and live else None,
         "error": error.get("error"),
         "error_class": error.get("error_class"),
     }
 
 
 def _status_table(rows: list[dict[str, Any]]) -> str:
-    header = ["run id", "arm", "setting", "seed", "state", "attempts", "step", "pass@1", "why"]
+    """The job and its place have columns where a cluster has something to do with it."""
+    clustered = any(row["job"] or row["where"] for row in rows)
+    header = ["run id", "arm", "setting", "seed", "state", "attempts", "step", "pass@1"]
     return text_table(
-        header,
+        [*header, *(["job", "where"] if clustered else []), "why"],
         [
             [
                 row["run_id"],
@@ -119,6 +146,7 @@ def _status_table(rows: list[dict[str, Any]]) -> str:
                 str(row["attempts"]),
                 f"{row['step']}/{row['steps']}" if row["steps"] else "-",
                 number(row["score"]),
+                *([row["job"] or "-", row["where"] or "-"] if clustered else []),
                 ": ".join(filter(None, [row["error_class"], row["error"]])),
             ]
             for row in rows
@@ -147,138 +175,110 @@ def find_run(store: Store, name: str, also: Sequence[str] = ()) -> RunDir:
     )
 
 
-def show_logs(store: Store, trial: str, follow: bool = False, lines: int = 50) -> None:
-    """Print the end of what a run's worker printed; with `follow` go on until no worker is at it."""
-    run = find_run(store, trial)
-    if not run.log.exists() and not follow:
-        print(f"{run.run_id} is {state_of(run)} and has printed nothing.")
+def show_logs(store: Store, name: str, follow: bool = False, lines: int = 50) -> None:
+    """Print the end of what a run's worker printed, or a sweep's driver where that is a job of its own.
+
+    With `follow` goes on until no worker (no driver) is at it.
+    """
+    sweeps = [s.name for s in store.sweeps()]
+    if name in sweeps:
+        _show_driver_log(store, store.sweep(name), follow, lines)
         return
+    run = find_run(store, name, also=sweeps)
+    place = places_of(store).get(run.run_id)
+    if not run.log.exists() and (not follow or place is not None):
+        where = f" ({_place_text(place)})" if place is not None else ""
+        print(f"{run.run_id} is {shown_state(run, place)}{where} and has printed nothing.")
+    if not follow:
+        for line in _last_lines(run.log, lines):
+            print(line)
+        return
+    held = _calm(lambda: _is_held(store, run))
+    _follow_log(run.log, lines, lambda: live_worker(run) is not None or held())
+    print(f"({run.run_id} is {shown_state(run, places_of(store).get(run.run_id))})")
+
+
+def _is_held(store: Store, run: RunDir) -> bool:
+    """Whether a cluster runs it, or is going to."""
+    place = places_of(store).get(run.run_id)
+    return place is not None and place.phase is not Phase.ENDED
+
+
+def _place_text(place: JobStatus) -> str:
+    return " ".join(filter(None, [f"job {place.job}" if place.job else "", place.where])) or "on a cluster"
+
+
+def _show_driver_log(store: Store, sweep: SweepDir, follow: bool, lines: int) -> None:
+    jobs = driver_jobs(store, sweep)
+    if not sweep.driver_job_log.exists() and not (follow and jobs):
+        at_it = locks.is_held(sweep.driver_lock)
+        who = (
+            f"{driver_text(locks.owner(sweep.driver_lock))} prints on its terminal" if at_it else "none runs"
+        )
+        waits = "".join(f"\nIts job {job} {place.where or place.phase}." for job, place in jobs.items())
+        print(f"The driver of '{sweep.name}' has no log: {who}. Of a trial: trb-lab logs TRIAL{waits}")
+        return
+    for job, place in jobs.items():
+        print(f"(job {job}: {place.where or place.phase})")
+    if not follow:
+        for line in _last_lines(sweep.driver_job_log, lines):
+            print(line)
+        return
+    queued = _calm(lambda: bool(driver_jobs(store, sweep)))
+    _follow_log(sweep.driver_job_log, lines, lambda: locks.is_held(sweep.driver_lock) or queued())
+    print(f"(no driver of '{sweep.name}' runs)")
+
+
+def driver_jobs(store: Store, sweep: SweepDir) -> dict[str, JobStatus]:
+    """Cluster jobs that serve the sweep itself and have not ended, by job id: its driver, its report."""
+    if not store.slurm.is_dir():
+        return {}
+    from trb_lab.launch import slurm_jobs
+
+    return {
+        job: place
+        for what in ("driver", "report")
+        for job, place in slurm_jobs.command_jobs(store, sweep.name, what).items()
+    }
+
+
+def _last_lines(path: Path, lines: int) -> list[str]:
+    """The end of a file; empty where there is none."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, f.seek(0, 2) - 400 * lines))
+            return f.read().decode("utf-8", errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+def _calm(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The question, asked at most once in some seconds: a cluster's controller serves others too."""
+    last: list[tuple[float, bool]] = []
+
+    def answer() -> bool:
+        if not last or time.monotonic() - last[-1][0] > ASK_SECONDS:
+            last[:] = [(time.monotonic(), ask())]
+        return last[-1][1]
+
+    return answer
+
+
+def _follow_log(path: Path, lines: int, lives: Callable[[], bool]) -> None:
+    """Print the end of a file and what is added to it, until nobody is left to add anything."""
     # Where to go on is noted first: what comes between is printed twice rather than lost.
-    offset = run.log.stat().st_size if run.log.exists() else 0
-    for line in tail(run, lines):
+    offset = path.stat().st_size if path.exists() else 0
+    for line in _last_lines(path, lines):
         print(line)
-    while follow:
-        live = live_worker(run) is not None
-        if run.log.exists() and run.log.stat().st_size > offset:
-            with open(run.log, "rb") as f:
+    while True:
+        alive = lives()
+        if path.exists() and path.stat().st_size > offset:
+            with open(path, "rb") as f:
                 f.seek(offset)
                 new = f.read()
             offset += len(new)
             sys.stdout.write(new.decode("utf-8", errors="replace"))
             sys.stdout.flush()
-        elif not live:
-            print(f"({run.run_id} is {state_of(run)})")
+        elif not alive:
             return
         time.sleep(0.5)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What is to be cancelled."""
-
-    title: str
-    runs: list[RunDir]
-    sweep: SweepDir | None = None
-    """Set where a whole sweep is meant: its driver ends too."""
-
-
-def cancel(store: Store, target: str, yes: bool = False) -> None:
-    """Cancel a sweep, an arm (SWEEP/ARM) or a trial: workers save and end, and nothing of it starts again.
-
-    Asks first, unless `yes`. Completed trials stay as they are. `sweep --retry-failed` takes cancelled ones
-    up again. Raises UsageError for a target that is not there, LabError when a worker could not be stopped.
-    """
-    what = _target(store, target)
-    states = {run.run_id: state_of(run) for run in what.runs}
-    over = (TrialState.COMPLETED, TrialState.CANCELLED)
-    unfinished = [run for run in what.runs if states[run.run_id] not in over]
-    running = [run for run in unfinished if live_worker(run)]
-    if not unfinished:
-        print(f"{what.title}: nothing to cancel, every trial is completed or cancelled.")
-        return
-    others = len(unfinished) - len(running)
-    print(f"{what.title}: {len(running)} running and {others} other unfinished trials.")
-    if not yes and not confirmed("Cancel them?"):
-        print("Nothing was done.")
-        return
-    if what.sweep is not None:
-        _stop_driver(what.sweep)
-    # What waits comes first: a slot that a stopped worker leaves would be filled with it.
-    count = _mark(unfinished)
-    stuck = _stop_workers(unfinished)
-    count += _mark(unfinished)
-    print(f"{count} trials cancelled. `trb-lab sweep FILE --retry-failed` takes them up again.")
-    if stuck:
-        raise LabError("Still running:\n" + "\n".join(stuck))
-
-
-def _mark(runs: list[RunDir]) -> int:
-    """Record as cancelled what nobody works on now; how many that were.
-
-    A trial without a directory needs no mark: nothing of it has begun, and the next plan takes it as new.
-    """
-    count = 0
-    for run in runs:
-        over = (TrialState.COMPLETED, TrialState.CANCELLED, TrialState.RUNNING)
-        if run.path.exists() and not live_worker(run) and state_of(run) not in over:
-            mark_cancelled(run, "cancelled by hand")
-            count += 1
-    return count
-
-
-def _target(store: Store, name: str) -> _Target:
-    sweep_name, slash, arm = name.partition("/")
-    sweeps = [s.name for s in store.sweeps()]
-    if sweep_name not in sweeps:
-        if slash:
-            _sweep_named(store, sweep_name)
-        run = find_run(store, name, also=sweeps)
-        return _Target(run.run_id, [run])
-    sweep = store.sweep(sweep_name)
-    planned = read_json(sweep.plan)["trials"]
-    arms = list(dict.fromkeys(t["arm"] for t in planned))
-    if slash and arm not in arms:
-        known = f"{did_you_mean(arm, arms)} Arms: {', '.join(arms)}."
-        raise UsageError(f"Sweep '{sweep_name}' has no arm '{arm}'.{known}")
-    chosen = [t["run_id"] for t in planned if not slash or t["arm"] == arm]
-    runs = [store.trial(run_id) for run_id in dict.fromkeys(chosen)]
-    return _Target(f"{'arm' if slash else 'sweep'} {name}", runs, None if slash else sweep)
-
-
-def _stop_driver(sweep: SweepDir) -> None:
-    """Ask a live driver to end; it asks its workers in turn. Returns when it has gone."""
-    if not locks.is_held(sweep.driver_lock):
-        return
-    driver = locks.owner(sweep.driver_lock)
-    if not on_this_host(driver.get("host")):
-        raise LabError(f"The driver of '{sweep.name}' runs on {driver.get('host')}: cancel the sweep there.")
-    with contextlib.suppress(
-        ProcessLookupError, KeyError
-    ):  # it has just ended, or just begun: the wait tells
-        os.kill(int(driver["pid"]), signal.SIGTERM)
-    if not _gone_within(CANCEL_SECONDS, lambda: not locks.is_held(sweep.driver_lock)):
-        who = f"The driver of '{sweep.name}' (process {driver.get('pid', '?')})"
-        raise LabError(f"{who} does not end; nothing was cancelled.")
-
-
-def _stop_workers(runs: list[RunDir]) -> list[str]:
-    """Ask live workers to save and end. Returns a line for each that would not."""
-    refused = {}
-    for run in runs:
-        if live_worker(run) and (reason := send_signal(run, signal.SIGTERM)) is not None and live_worker(run):
-            refused[run.run_id] = f"{run.run_id}: {reason}"
-    asked = [run for run in runs if run.run_id not in refused]
-    _gone_within(CANCEL_SECONDS, lambda: not any(live_worker(run) for run in asked))
-    for run in asked:
-        if (worker := live_worker(run)) is not None:
-            refused[run.run_id] = f"{run.run_id}: process {worker.get('pid')} does not end (kill -9 ends it)"
-    return list(refused.values())
-
-
-def _gone_within(seconds: float, condition: Callable[[], bool]) -> bool:
-    until = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)
-    return True

@@ -16,26 +16,27 @@ import shlex
 import signal
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from trb_lab.errors import LabError, UsageError, did_you_mean
+from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.failpoints import reach
 from trb_lab.launch.base import Job, Launcher
 from trb_lab.launch.follow import Fleet, Member
 from trb_lab.launch.local import ProcessLauncher
 from trb_lab.launch.mirror import MirrorProcess
 from trb_lab.store import locks
-from trb_lab.store.run_dir import RunDir, Store
-from trb_lab.store.status import TrialState, last_error, state_of
-from trb_lab.sweep_plan import NOTHING_TO_DO, Plan, Row, plan_sweep, write_plan
-from trb_lab.sweep_view import LiveView, PlainView, View, duration, plan_json, plan_summary, plan_text
-
-POLL_SECONDS = 1.0
+from trb_lab.store.run_dir import Store
+from trb_lab.sweep_action import NOTHING_TO_DO
+from trb_lab.sweep_cluster import Cluster, places_of
+from trb_lab.sweep_end import conclude
+from trb_lab.sweep_lease import driving, store_in_words
+from trb_lab.sweep_plan import Plan, plan_sweep, write_plan
+from trb_lab.sweep_plan_text import plan_json, plan_summary, plan_text
+from trb_lab.sweep_view import LiveView, PlainView, View, duration
 
 
 def run_sweep(
@@ -43,44 +44,118 @@ def run_sweep(
     store: Store,
     *,
     parallel: int | None = None,
-    retry_failed: bool = False,
+    retry_failed: bool | Collection[str] = False,
     dry_run: bool = False,
     as_json: bool = False,
     only: Sequence[str] | None = None,
     launcher: Callable[[int | None], Launcher] = ProcessLauncher,
+    cluster: Cluster | None = None,
+    take_over: bool = False,
 ) -> int:
     """Run what is missing of a sweep and report. Returns the exit code: 0, or 1 when a trial failed.
 
-    `parallel` overrides the file's slots; `only` names arms that this run keeps to (the plan stays whole).
+    `parallel` overrides the file's slots; `only` names arms that this run keeps to (the plan stays whole);
+    `retry_failed` may name classes (retry.CLASSES). With `cluster` trials run there, and `launcher` is not used.
     With `as_json` stdout holds JSON alone: of the plan (`dry_run`), or of what became of it.
-    Raises UsageError for a wrong file, before anything was written, and Locked when another driver is at it.
+    Raises UsageError for a wrong file, before anything was written; Locked when another driver is at it, unless
+    `take_over`; and Lost when another one has taken over from this one.
     """
-    plan = plan_sweep(path, store, retry_failed=retry_failed)
+    plan = plan_sweep(path, store, retry_failed=retry_failed, places=places_of(store))
     chosen = _only(plan, only)
+    members = _members(chosen, store)
+    asked = cluster.request_text([m.job for m in members], parallel) if cluster is not None else ""
     if dry_run:
-        print(json.dumps(plan_json(chosen), allow_nan=False) if as_json else plan_text(chosen))
+        text = "\n".join(filter(None, [plan_text(chosen), asked]))
+        print(json.dumps(plan_json(chosen), allow_nan=False) if as_json else text)
         return 0
-    with locks.hold(store.sweep(plan.sweep.name).driver_lock, f"sweep '{plan.sweep.name}'"):
-        write_plan(plan, store)
-        names = {row.run_id: row.name for row in reversed(plan.rows)}
-        names |= {run_id: f"{r.role} (reference)" for run_id, r in plan.references.items()}
-        mirror = MirrorProcess(store, store.sweep(plan.sweep.name).driver_log)
-        with _stop_requests() as requests, _view(names, as_json) as view:
-            view.say(plan_summary(chosen))
+    again = shlex.join(["trb-lab", "sweep", str(path), *(cluster.options if cluster is not None else [])])
+    sweep = store.sweep(plan.sweep.name)
+    on = cluster.name if cluster is not None else None
+    with store_in_words(store):
+        with driving(sweep, on=on, take_over=take_over) as lease:
+            reach("driver.plan.before")
+            write_plan(plan, store)
+            reach("driver.plan.after")
+            if cluster is None or not cluster.driver_is_a_job:
+                drive = _Drive(plan, chosen, members, store, lease, as_json, again)
+                return drive.run(cluster, launcher, parallel, asked)
+        # The lease is free again: the job takes it.
+        return cluster.submit_driver(store, plan.sweep.name, as_json)
+
+
+class _Drive:
+    """One driver's way from the plan to the report, under its lease."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        chosen: Plan,
+        members: list[Member],
+        store: Store,
+        lease: locks.Lease,
+        as_json: bool,
+        again: str,
+    ) -> None:
+        self.plan = plan
+        self.chosen = chosen
+        self.members = members
+        self.store = store
+        self.lease = lease
+        self.as_json = as_json
+        self.again = again
+        """The command that goes on from here."""
+        self.out = sys.stderr if as_json else sys.stdout
+
+    def run(
+        self,
+        cluster: Cluster | None,
+        launcher: Callable[[int | None], Launcher],
+        parallel: int | None,
+        asked: str,
+    ) -> int:
+        name = self.plan.sweep.name
+        if cluster is not None and cluster.detach and self.members:
+            print("\n".join(filter(None, [plan_summary(self.chosen), asked])), file=self.out)
+            return cluster.detached(self.store, name, self.members, parallel, self.again, self.as_json)
+        mirror = MirrorProcess(self.store, self.store.sweep(name).driver_log)
+        with _stop_requests() as requests, _view(self._names(), self.as_json) as view:
+            view.say("\n".join(filter(None, [plan_summary(self.chosen), asked])))
             view.say(mirror.start())
             began = time.monotonic()
-            fleet = Fleet(launcher(parallel or plan.sweep.parallel), _members(chosen, store))
-            stopped_by = _follow(fleet, view, requests)
+            if cluster is None:
+                jobs = launcher(parallel or self.plan.sweep.parallel)
+            else:
+                jobs = cluster.launcher(self.store, name, parallel)
+            try:
+                fleet = Fleet(jobs, self.members)
+                stopped_by = _follow(fleet, view, requests, self.lease)
+            finally:
+                jobs.close()
         if stopped_by is not None:
             # The mirror shows what is there and ends by itself once this process has gone.
-            again = shlex.join(["trb-lab", "sweep", str(path)])
-            print(f"Stopped; nothing is lost. Go on with: {again}", file=sys.stderr)
+            print(self._stopped_text(fleet), file=sys.stderr)
             return 128 + stopped_by
-        out = sys.stderr if as_json else sys.stdout
-        print(f"All trials have ended after {duration(time.monotonic() - began)}.", file=out)
-        code = _conclude(plan, fleet, store, as_json)
-        print(mirror.finish(), file=out)
+        self.lease.check()
+        end = "Stopped" if fleet.halted is not None else "All trials have ended"
+        print(f"{end} after {duration(time.monotonic() - began)}.", file=self.out)
+        code = conclude(self.plan, fleet, self.store, self.as_json)
+        print(mirror.finish(), file=self.out)
         return code
+
+    def _names(self) -> dict[str, str]:
+        """What each run id is called."""
+        names = {row.run_id: row.name for row in reversed(self.plan.rows)}
+        return names | {run_id: f"{r.role} (reference)" for run_id, r in self.plan.references.items()}
+
+    def _stopped_text(self, fleet: Fleet) -> str:
+        if not fleet.launcher.outlives_driver:
+            return f"Stopped; nothing is lost. Go on with: {self.again}"
+        counts = {s: sum(m.standing == s for m in fleet.members.values()) for s in ("running", "waiting")}
+        return (
+            f"{counts['running']} running and {counts['waiting']} waiting trials: what the cluster has goes on "
+            f"without this driver. To follow again: {self.again}\n"
+            f"To stop them: trb-lab cancel {self.plan.sweep.name}"
+        )
 
 
 def _only(plan: Plan, arms: Sequence[str] | None) -> Plan:
@@ -119,22 +194,32 @@ def _members(plan: Plan, store: Store) -> list[Member]:
     return references + trials
 
 
-def _follow(fleet: Fleet, view: View, requests: list[int]) -> int | None:
+def _follow(fleet: Fleet, view: View, requests: list[int], lease: locks.Lease) -> int | None:
     """Follow until all have ended. Returns the signal that asked to stop, or None.
 
-    The first request lets the workers save and end, the second kills them (they resume from a checkpoint).
+    The first request lets the workers save and end, the second kills them (they resume from a checkpoint). Jobs
+    of a cluster are left to it.
     """
     handled = 0
+    told = False
     while True:
         if len(requests) > handled:
             handled = len(requests)
+            if fleet.launcher.outlives_driver:
+                return requests[0]
             fleet.stop(kill=handled > 1)
             gently = "Stopping: the workers save and end. Once more ends them at once."
             view.say(gently if handled == 1 else "Killing the workers.")
+        lease.check()
         view.show(fleet.tick(), fleet)
+        if fleet.halted is not None and not told:
+            told = True
+            view.say(
+                f"Nothing more is started: every trial fails with the same error.\n{fleet.halted.rstrip()}"
+            )
         if fleet.done:
             return requests[0] if requests else None
-        _sleep(POLL_SECONDS if handled == 0 else 0.2, requests, handled)
+        _sleep(fleet.launcher.poll_seconds if handled == 0 else 0.2, requests, handled)
 
 
 def _sleep(seconds: float, requests: list[int], handled: int) -> None:
@@ -168,72 +253,3 @@ def _view(names: dict[str, str], as_json: bool) -> Iterator[View]:
         yield view
     finally:
         view.close()
-
-
-def _conclude(plan: Plan, fleet: Fleet, store: Store, as_json: bool) -> int:
-    """Make the report and tell how it went. Returns the exit code."""
-    outcome = [_outcome(row, fleet, store) for row in plan.rows]
-    references = [
-        {"run_id": run_id, "name": f"{r.role} (reference)", **_standing(run_id, r.run_dir, fleet)}
-        for run_id, r in plan.references.items()
-    ]
-    failed = [row for row in [*outcome, *references] if row["state"] == "failed"]
-    # Stopped by somebody else; one that was cancelled is as its owner wants it.
-    interrupted = [m for m in fleet.members.values() if m.standing == "interrupted"]
-    unfinished = [m.run_id for m in interrupted if state_of(m.job.run_dir) != TrialState.CANCELLED]
-    paths: dict[str, str] = {}
-    problem = None
-    try:
-        paths = _report(store, plan.sweep.name)
-    except Exception as error:  # whatever it is, the runs are done and the rest must still be told
-        kind = "" if isinstance(error, LabError) else f"{type(error).__name__}: "
-        problem = f"No report: {kind}{error}"
-    if as_json:
-        counts = dict(Counter(row["state"] for row in outcome))
-        print(json.dumps({"counts": counts, "trials": outcome, "report": paths, "problem": problem}))
-    else:
-        print(_closing(paths, failed, unfinished, problem))
-    return 1 if failed or unfinished or problem else 0
-
-
-def _report(store: Store, name: str) -> dict[str, str]:
-    """Build the report; its files by what they are."""
-    from trb_lab.report import build_report
-
-    return {what: str(path) for what, path in build_report(store, name).items()}
-
-
-def _outcome(row: Row, fleet: Fleet, store: Store) -> dict[str, Any]:
-    return {"run_id": row.run_id, "name": row.name, **_standing(row.run_id, store.trial(row.run_id), fleet)}
-
-
-def _standing(run_id: str, run_dir: RunDir, fleet: Fleet) -> dict[str, Any]:
-    """How a run stands at the end. The fleet knows of failures that leave a completed trial completed."""
-    member, error = fleet.members.get(run_id), last_error(run_dir) or {}
-    if member is not None:
-        return {
-            "state": str(member.standing),
-            "error": member.error,
-            "error_class": error.get("error_class") if member.error else None,
-        }
-    return {"state": str(state_of(run_dir)), **{key: error.get(key) for key in ("error", "error_class")}}
-
-
-def _closing(
-    paths: dict[str, str], failed: list[dict[str, Any]], unfinished: list[str], problem: str | None
-) -> str:
-    """The report's table, what failed and why, and where things are."""
-    lines = []
-    if "table" in paths:
-        lines += ["", Path(paths["table"]).read_text(encoding="utf-8").strip(), ""]
-    for row in failed:
-        kind = f" ({row['error_class']})" if row["error_class"] else ""
-        lines.append(f"failed{kind}: {row['name']} ({row['run_id']}): {row['error']}")
-    if failed:
-        lines.append("See `trb-lab logs TRIAL`; `trb-lab sweep ... --retry-failed` runs failed trials again.")
-    if unfinished:
-        lines.append(
-            f"{len(unfinished)} trials are not finished (stopped from outside); the same command goes on."
-        )
-    lines += [f"{name}: {path}" for name, path in paths.items()]
-    return "\n".join([*lines, problem] if problem else lines)

@@ -1,19 +1,16 @@
-"""What a sweep shows: its plan, its progress (a live table on a terminal, plain lines elsewhere), its end."""
+"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import heapq
-import json
 import statistics
 import sys
-import textwrap
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from trb_lab.launch.follow import Event, Fleet, Member
-from trb_lab.sweep_plan import Plan
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -21,6 +18,9 @@ if TYPE_CHECKING:
 
 SUMMARY_SECONDS = 30.0
 _SHOWN_AT_REST = 12
+_FEWEST_ROWS = 10
+_ROWS_AROUND = 7
+"""Lines of a terminal that the table's frame and the caption take."""
 _MARKS = {
     "waiting": "dim",
     "running": "cyan",
@@ -29,9 +29,6 @@ _MARKS = {
     "interrupted": "yellow",
     "cancelled": "yellow",
 }
-
-DIFFERENCE_CHARS = 90
-"""Longest list of differences in the text of a plan; --json has them whole."""
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -42,11 +39,6 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
-
-
-def shown_overrides(overrides: dict[str, Any]) -> str:
-    """`warmup.kind=trb warmup.kl_budget=0.05`; `-` for the base as it is."""
-    return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in overrides.items()) or "-"
 
 
 def duration(seconds: float | None) -> str:
@@ -60,58 +52,6 @@ def duration(seconds: float | None) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """What `--dry-run --json` prints."""
-    return {
-        "counts": plan.counts(),
-        "trials": [
-            {
-                "run_id": row.run_id,
-                "arm": row.draft.arm,
-                "setting": row.draft.setting,
-                "seed": row.draft.seed,
-                "overrides": row.draft.overrides,
-                "action": str(row.action),
-            }
-            for row in plan.rows
-        ],
-        "references": [
-            {"run_id": run_id, "role": r.role, "model": r.model, "action": str(r.action)}
-            for run_id, r in plan.references.items()
-        ],
-        "no_longer_planned": list(plan.no_longer_planned),
-    }
-
-
-def plan_text(plan: Plan) -> str:
-    """What `--dry-run` prints: every row, what differs from the base, what would be done."""
-    rows = [
-        [r.run_id, r.draft.arm, r.draft.setting or "-", str(r.draft.seed),
-         textwrap.shorten(shown_overrides(r.draft.overrides), DIFFERENCE_CHARS, placeholder=" ..."), str(r.action)]
-        for r in plan.rows
-    ]  # fmt: skip
-    rows += [
-        [run_id, r.role, "-", "-", f"model={r.model}", str(r.action)] for run_id, r in plan.references.items()
-    ]
-    header = ["run id", "arm", "setting", "seed", "differs from the base", "action"]
-    return "\n".join([text_table(header, rows), "", plan_summary(plan)])
-
-
-def plan_summary(plan: Plan) -> str:
-    """One line of counts, and what needs a word of its own."""
-    counts = plan.counts()
-    found = [f"{counts[a]} {a}" for a in counts if a not in ("trials", "no_longer_planned") and counts[a]]
-    rows = f" ({len(plan.rows)} rows, some share a trial)" if len(plan.rows) > len(plan.trials) else ""
-    lines = [f"{plan.sweep.name}: {counts['trials']} trials{rows}: {', '.join(found)}"]
-    left = counts["failed"] + counts["cancelled"]
-    if left:
-        lines.append(f"{left} failed or cancelled trials are left alone; --retry-failed runs them again.")
-    if plan.no_longer_planned:
-        shown = ", ".join(plan.no_longer_planned[:5]) + (", ..." if len(plan.no_longer_planned) > 5 else "")
-        lines.append(f"{len(plan.no_longer_planned)} no longer planned (kept): {shown}")
-    return "\n".join(lines)
 
 
 def seconds_left(fleet: Fleet) -> float | None:
@@ -200,14 +140,16 @@ class LiveView:
         from rich.live import Live
 
         self._names = names
-        self._live: Live = Live(refresh_per_second=4, redirect_stderr=False)
+        # Drawn when there is something new: a table of many rows four times a second would cost half a core.
+        self._live: Live = Live(auto_refresh=False, redirect_stderr=False)
         self._live.start()
 
     def show(self, events: Sequence[Event], fleet: Fleet) -> None:
         for event in events:
             if event.what == "restarts" or event.member.standing in ("failed", "interrupted", "cancelled"):
                 self.say(event_line(event, self._names))
-        self._live.update(live_table(fleet, self._names))
+        rows = max(_FEWEST_ROWS, self._live.console.size.height - _ROWS_AROUND)
+        self._live.update(live_table(fleet, self._names, rows), refresh=True)
 
     def say(self, text: str) -> None:
         self._live.console.print(text, highlight=False, markup=False)
@@ -225,8 +167,8 @@ def event_line(event: Event, names: dict[str, str]) -> str:
         return f"started   {name}" + (f" from step {done}" if done else "")
     if event.what == "attached":
         return f"attached  {name}: its worker is at step {member.progress.latest.done}"
-    if event.what == "restarts":
-        return f"restarts  {name}: {event.detail}"
+    if event.what in ("restarts", "waits"):
+        return f"{event.what:<9} {name}: {event.detail or 'back in the queue'}"
     if member.standing == "completed":
         return f"completed {name} in {duration(member.seconds)}: {progress_text(member)}"
     return f"{member.standing:<9} {name}" + (f": {event.detail}" if event.detail else "")
@@ -248,23 +190,22 @@ def progress_text(member: Member) -> str:
     return ", ".join(parts)
 
 
-def live_table(fleet: Fleet, names: dict[str, str]) -> Table:
-    """Running and failed trials, then as many of the others as fit; totals below."""
+def live_table(fleet: Fleet, names: dict[str, str], rows: int | None = None) -> Table:
+    """Failed and running trials, then as many of the others as fit into `rows`; totals below."""
     from rich.table import Table
 
-    table = Table(caption=totals(fleet), expand=False)
-    for heading in ("trial", "state", "step", "s/step", "left", "reward", "KL", "pass@1"):
-        table.add_column(heading, justify="left" if heading in ("trial", "state") else "right", no_wrap=True)
     members = list(fleet.members.values())
-    shown = {m.run_id for m in members if m.standing in ("running", "failed")}
-    finished = [m.run_id for m in members if m.ended and m.run_id not in shown]
-    waiting = [m.run_id for m in members if m.standing == "waiting"]
-    shown |= {*finished[-_SHOWN_AT_REST:], *waiting[: _SHOWN_AT_REST // 3]}
-    for member in members:
-        if member.run_id not in shown:
-            continue
+    shown = _shown(members, rows)
+    placed = any(m.status is not None and m.status.where for m in shown)
+    table = Table(caption=totals(fleet), expand=False)
+    headings = ("trial", "state", "step", "s/step", "left", "reward", "KL", "pass@1")
+    for heading in (*headings, *(("where",) if placed else ())):
+        left = heading in ("trial", "state", "where")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
+    for member in shown:
         progress = member.progress.latest
         running = member.standing == "running"
+        where = member.status.where if member.status is not None and not member.ended else ""
         table.add_row(
             names[member.run_id],
             member.standing,
@@ -274,6 +215,21 @@ def live_table(fleet: Fleet, names: dict[str, str]) -> Table:
             number(progress.reward),
             number(progress.reverse_kl),
             number(progress.pass_at_1),
+            *((where,) if placed else ()),
             style=_MARKS[member.standing],
         )
     return table
+
+
+def _shown(members: Sequence[Member], rows: int | None) -> list[Member]:
+    """The members that get a row, in their order."""
+    finished = [m for m in members if m.ended and m.standing != "failed"]
+    waiting = [m for m in members if m.standing == "waiting"]
+    groups = [
+        [m for m in members if m.standing == "failed"],
+        [m for m in members if m.standing == "running"],
+        finished[-_SHOWN_AT_REST:],
+        waiting[: _SHOWN_AT_REST // 3],
+    ]
+    chosen = {m.run_id for m in [m for group in groups for m in group][:rows]}
+    return [m for m in members if m.run_id in chosen]

@@ -1,4 +1,8 @@
-"""What every launcher must do. Subclass `LauncherConformance` and give a `launcher` fixture."""
+"""What every launcher must do. Subclass `LauncherConformance` and give a `launcher` fixture.
+
+Launchers of processes, which claim a run directory before its worker starts, add `ClaimConformance`. A cluster's
+launcher claims by its batch record.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ import pytest
 from trb_lab.launch import claim
 from trb_lab.launch.base import Job, Launcher, Phase
 from trb_lab.store import locks
-from trb_lab.store.run_dir import RunDir, write_json
+from trb_lab.store.run_dir import Store, write_json
 from trb_lab.store.status import state_of
 
 from . import fake_worker
@@ -28,7 +32,7 @@ def fake_command(job: Job) -> list[str]:
     return [sys.executable, str(SCRIPT), str(job.run_dir.path)]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
     until = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > until:
@@ -38,11 +42,15 @@ def wait_for(condition: Callable[[], object], seconds: float = 20) -> None:
 
 class LauncherConformance:
     @pytest.fixture
-    def make(self, tmp_path: Path) -> Callable[..., Job]:
+    def store(self, tmp_path: Path) -> Store:
+        return Store(tmp_path / "runs")
+
+    @pytest.fixture
+    def make(self, store: Store) -> Callable[..., Job]:
         """Jobs in run directories of their own; keywords say how the fake worker behaves."""
 
         def make(name: str, **behaviour: float) -> Job:
-            run_dir = RunDir(tmp_path / name)
+            run_dir = store.trial(name)
             write_json(run_dir.config, {"run_id": name, "spec": {"steps": 3}})
             path = Path(os.environ["FAKE_WORKER"])
             known = json.loads(path.read_text()) if path.exists() else {}
@@ -131,12 +139,24 @@ class LauncherConformance:
         self.drain(launcher)
         assert launcher.logs("job", lines=2)[-1] == "step 2"
 
-    def test_the_claim_names_the_launcher_and_is_free_afterwards(
+    def test_an_ended_job_leaves_nobody_in_its_run_directory(
         self, launcher: Launcher, make: Callable[..., Job]
     ):
         job = make("job")
         launcher.submit(job)
         self.drain(launcher)
-        noted = locks.owner(job.run_dir.claim)
-        assert {"time", "pid", "host", "launcher"} <= set(noted)
         assert claim.live_worker(job.run_dir) is None
+
+    def test_a_launcher_says_what_the_driver_needs_to_know(self, launcher: Launcher):
+        assert launcher.name in ("inline", "local", "slurm")
+        assert launcher.poll_seconds > 0
+        assert launcher.outlives_driver == (launcher.name == "slurm")
+        launcher.close()
+
+
+class ClaimConformance:
+    def test_the_claim_names_the_launcher(self, launcher: Launcher, make: Callable[..., Job]):
+        job = make("job")
+        launcher.submit(job)
+        wait_for(lambda: all(s.phase is Phase.ENDED for s in launcher.poll().values()))
+        assert {"time", "pid", "host", "launcher"} <= set(locks.owner(job.run_dir.claim))

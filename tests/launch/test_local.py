@@ -18,10 +18,10 @@ from trb_lab.spec.experiment import ResourcesSpec
 from trb_lab.store.run_dir import RunDir, write_json
 
 from . import fake_worker
-from .conformance import LauncherConformance, fake_command, wait_for
+from .conformance import ClaimConformance, LauncherConformance, fake_command, wait_for
 
 
-class TestProcessLauncher(LauncherConformance):
+class TestProcessLauncher(LauncherConformance, ClaimConformance):
     @pytest.fixture
     def launcher(self) -> Iterator[ProcessLauncher]:
         launcher = ProcessLauncher(2, gpus=(), command=fake_command)
@@ -43,7 +43,7 @@ class TestProcessLauncher(LauncherConformance):
         wait_for(lambda: launcher.poll() and all(tail(RunDir(j.path), 1) for j in _run_dirs(launcher)))
         launcher.cancel("asked")
         launcher.cancel("killed", kill=True)
-        assert self.drain(launcher) == {"asked": 0, "killed": -signal.SIGKILL}
+        assert self.drain(launcher) == {"asked": 130, "killed": -signal.SIGKILL}
 
     def test_the_claim_is_held_before_the_worker_takes_its_lock(
         self, launcher: ProcessLauncher, make: Callable[..., Job]
@@ -76,7 +76,7 @@ def _run_dirs(launcher: ProcessLauncher) -> list[RunDir]:
     return [running.job.run_dir for running in launcher._running.values()]
 
 
-class TestInlineLauncher(LauncherConformance):
+class TestInlineLauncher(LauncherConformance, ClaimConformance):
     @pytest.fixture
     def launcher(self) -> InlineLauncher:
         def execute(job: Job) -> int:

@@ -171,6 +171,7 @@ def _print_scores(result: dict[str, Any]) -> None:
 
 
 def check(
+    context: typer.Context,
     files: Annotated[
         list[str] | None,
         typer.Argument(metavar="FILE...", help="Experiment or sweep YAML (told apart by content)."),
@@ -178,13 +179,28 @@ def check(
     schema: Annotated[
         bool,
         typer.Option(
-            "--schema", help="Print a JSON Schema instead: `--schema experiment` or `--schema sweep`."
+            "--schema", help="Print a JSON Schema instead: `--schema experiment`, `sweep` or `cluster`."
         ),
     ] = False,
     fetch: Annotated[
         bool,
         typer.Option("--fetch", help="First download the hub models and data sets that the files name."),
     ] = False,
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster",
+            metavar="PROFILE",
+            help="Look at a Slurm cluster through a profile (slurm/NAME.yaml), alone or for the FILEs.",
+        ),
+    ] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe/--no-probe", help="With --cluster: submit a small job that looks at a node."),
+    ] = True,
+    probe_seconds: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="How long to wait for that job.")
+    ] = 180.0,
     as_json: JsonOption = False,
 ) -> int:
     """Validate files, and preflight models and data without training.
@@ -192,6 +208,9 @@ def check(
     Every trial of a sweep is validated. Then: files, vocabulary, end-of-sequence ids, prompt templates, data
     sizes, reference answers, evaluation problems that are trained on, and an estimate of the memory. Nothing is
     downloaded without --fetch.
+
+    With --cluster: Slurm, partition, account, limits, preemption, accounting, and what a node sees of the
+    store, Python, packages, GPUs and clock.
 
     Example: trb-lab check experiments/arith.yaml sweeps/kl_budget.yaml
     """
@@ -203,8 +222,9 @@ def check(
         for name in files or ["experiment"]:
             typer.echo(text(name), nl=False)
         return 0
-    if not files:
+    if not files and cluster is None:
         raise UsageError("name at least one file: trb-lab check FILE...")
-    from trb_lab.check import check_files
+    from trb_lab.check import ClusterCheck, check_files
 
-    return check_files([Path(f) for f in files], as_json=as_json, fetch=fetch)
+    look = None if cluster is None else ClusterCheck(cluster, store_of(context), probe, probe_seconds)
+    return check_files([Path(f) for f in files or ()], as_json=as_json, fetch=fetch, cluster=look)

@@ -19,7 +19,7 @@ def status(
     sweep: Annotated[str | None, typer.Argument(metavar="SWEEP", help="Only this sweep.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show every sweep and trial, and why a trial failed.
+    """Show every sweep and trial: state, attempts, score, place, and why a trial failed.
 
     Example: trb-lab status kl_budget
     """
@@ -30,17 +30,22 @@ def status(
 
 def logs(
     context: typer.Context,
-    trial: Annotated[str, typer.Argument(metavar="TRIAL", help="Run id, or the beginning of one.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Run id, or the beginning of one; a sweep: its driver, where that is a job."
+        ),
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as the log grows.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Lines from the end.")] = 50,
 ) -> None:
-    """Print what a trial's worker printed.
+    """Print what a trial's worker printed, or the driver of a sweep that drives itself as a job.
 
     Example: trb-lab logs trb-s0-1a2b --follow
     """
     from trb_lab.overview import show_logs
 
-    show_logs(store_of(context), trial, follow=follow, lines=lines)
+    show_logs(store_of(context), name, follow=follow, lines=lines)
 
 
 def cancel(
@@ -54,7 +59,7 @@ def cancel(
 
     Example: trb-lab cancel kl_budget/trb
     """
-    from trb_lab.overview import cancel as cancel_target
+    from trb_lab.cancelling import cancel as cancel_target
 
     cancel_target(store_of(context), target, yes=yes)
 
@@ -133,7 +138,7 @@ def clean(
 
     Example: trb-lab clean --checkpoints --older-than-days 7
     """
-    from trb_lab.overview import clean as clean_store
+    from trb_lab.cleanup import clean as clean_store
 
     clean_store(
         store_of(context),

@@ -33,7 +33,14 @@ def sweep(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Trials at once. Default: the file's, else by hardware.")
     ] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")] = False,
+    retry_failed: Annotated[
+        str | None,
+        typer.Option(
+            "--retry-failed",
+            metavar="[=CLASS,...]",
+            help="Run failed and cancelled trials again; or only those that ended so: =oom,time_limit.",
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option(metavar="ARM", help="Only this arm (repeatable); the plan stays whole."),
@@ -41,6 +48,22 @@ def sweep(
     inline: Annotated[
         bool,
         typer.Option("--inline", help="Run the trials in this process, one after another (for a debugger)."),
+    ] = False,
+    on: Annotated[
+        Path | None,
+        typer.Option("--on", metavar="PROFILE", help="Run the trials on a cluster: slurm/NAME.yaml."),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --on: submit, and leave; a last job makes the report.")
+    ] = False,
+    driver: Annotated[
+        str | None,
+        typer.Option(
+            "--driver", metavar="slurm", help="With --on: drive the sweep from a small job of its own."
+        ),
+    ] = None,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Drive it from here, although another driver is at it.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -52,17 +75,31 @@ def sweep(
     Example: trb-lab sweep sweeps/kl_budget.yaml --dry-run
     """
     from trb_lab.launch.local import InlineLauncher, ProcessLauncher
+    from trb_lab.retry import retry_classes
     from trb_lab.sweep import run_sweep
+    from trb_lab.sweep_cluster import cluster_of
 
+    retry = retry_classes(retry_failed) if retry_failed is not None else False
+    options = [
+        *(["--parallel", str(parallel)] if parallel is not None else []),
+        *([f"--retry-failed={retry_failed}"] if retry_failed is not None else []),
+        *(word for arm in only or [] for word in ("--only", arm)),
+        *(["--take-over"] if take_over else []),
+        *(["--json"] if as_json else []),
+        *(["--on", str(on.absolute())] if on is not None else []),
+    ]
+    arguments = ["sweep", str(file.absolute()), *options]
     code = run_sweep(
         file,
         store_of(context),
         parallel=parallel,
-        retry_failed=retry_failed,
+        retry_failed=retry,
         dry_run=dry_run,
         as_json=as_json,
         only=only or None,
         launcher=(lambda slots: InlineLauncher(_run_here)) if inline else ProcessLauncher,
+        cluster=cluster_of(on, arguments=arguments, detach=detach, driver=driver, inline=inline),
+        take_over=take_over,
     )
     # Not a plain return: the driver tells of Ctrl-C itself, and its 130 is no KeyboardInterrupt of ours.
     raise SystemExit(code)
@@ -95,6 +132,7 @@ def _run_here(job: Job) -> int:
 def report(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of the sweep, or its YAML.")],
+    sync: Annotated[bool, typer.Option("--sync", help="Bring MLflow up to date too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Write tables and figures of a sweep again, from finished runs alone.
@@ -114,9 +152,14 @@ def report(
         raise UsageError(f"no sweep '{name}' in {store.root}.{did_you_mean(name, known)} {listed}")
     from trb_lab.report import build_report
 
-    paths = build_report(store, name)
     from .common import print_json
 
+    paths = build_report(store, name)
+    if sync:
+        from trb_lab.store.mlflow_mirror import sync_store
+
+        # On stderr: the report is what was asked for, and a dead server must not cost it.
+        sync_store(store, sweep=name, echo=lambda text: typer.echo(text, err=True))
     if as_json:
         print_json(paths)
         return
