@@ -153,7 +153,7 @@ class TestClean:
                 # The list of what makes it valid must not name what has gone.
                 assert read_json(run.checkpoints / left[0])["sizes"] == {"student.safetensors": 1000}
             else:
-                assert len(left) == 6
+                assert len(left) >= 6  # nothing of an unfinished run goes
 
     def test_failed_and_unplanned_runs_go_whole(self, used: Lab):
         used.edit("[0.01, 0.1]", "[0.01]")

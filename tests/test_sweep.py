@@ -275,6 +275,21 @@ def test_a_driver_job_that_is_back_from_the_queue_relieves_the_one_before(
             assert lease.is_mine()
 
 
+@pytest.mark.parametrize("place", ["plan.before", "plan.after", "result.before", "result.after:2"])
+def test_a_driver_that_dies_anywhere_is_followed_by_another(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    monkeypatch.setenv("TRB_LAB_FAILPOINT", f"driver.{place}")
+    with lab.driver() as driver:
+        driver.communicate(timeout=60)
+        assert driver.returncode == -signal.SIGKILL
+        assert lab.store.sweep("fake").plan.exists() == (place != "plan.before")
+        monkeypatch.delenv("TRB_LAB_FAILPOINT")
+        assert lab.run() == 0
+    assert lab.attempts() == 8
+    assert set(lab.states().values()) == {"completed"}
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
 def test_a_store_that_cannot_be_written_is_told_in_words(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, number: int

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from trb_lab import cancelling, overview, sweep_cluster
+from trb_lab import cancelling, cleanup, overview, sweep_cluster
 from trb_lab.cli import main
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import slurm, slurm_jobs
@@ -212,7 +212,12 @@ def test_cancelling_takes_out_of_the_queue_and_lets_workers_save(
         events = trial.attempts.read_text().splitlines()
         assert json.loads(events[-1])["state"] == "cancelled"
     lab.behave({})
-    assert run(lab, retry_failed=frozenset({"cancelled"})) == 0
+    assert len(list(cleanup.find_items(lab.store, ["failed"]))) >= 4
+    cluster.script(start=False)
+    assert run(lab, detach=True, retry_failed=frozenset({"cancelled"})) == 0
+    assert not list(cleanup.find_items(lab.store, ["failed"]))  # the queue has them again
+    cluster.script(start=True)
+    assert run(lab) == 0
     assert set(lab.states().values()) == {"completed"}
 
 

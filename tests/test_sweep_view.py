@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from trb_lab.launch.base import Job, JobStatus, Phase
-from trb_lab.launch.follow import Fleet, Member
+from trb_lab.launch.follow import Event, Fleet, Member
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store.run_dir import RunDir, write_json
-from trb_lab.sweep_view import duration, live_table, progress_text, seconds_left, text_table
+from trb_lab.sweep_view import duration, event_line, live_table, progress_text, seconds_left, text_table
 
 
 class _TwoRun:
@@ -66,6 +66,23 @@ def test_the_live_table_shows_running_trials_and_totals(fleet: Fleet):
     assert "50/100" in text
     assert "trb seed=0" in text
     assert "2 running, 1 waiting; 3:40 left" in text
+
+
+def test_the_live_table_keeps_to_the_rows_that_fit_and_names_places(fleet: Fleet):
+    names = {run_id: run_id for run_id in fleet.members}
+    fleet.members["second"].status = JobStatus(Phase.RUNNING, where="node7")
+    fleet.members["third"].standing = "failed"
+    table = live_table(fleet, names, rows=2)
+    assert table.row_count == 2  # failed ones come first
+    out = io.StringIO()
+    Console(file=out, width=140).print(live_table(fleet, names, rows=3))
+    assert "where" in out.getvalue()
+    assert "node7" in out.getvalue()
+
+
+def test_a_job_that_is_back_in_the_queue_is_an_event_of_its_own(fleet: Fleet):
+    event = Event(fleet.members["first"], "waits", "waits: BeginTime")
+    assert event_line(event, {"first": "opd seed=0"}) == "waits     opd seed=0 (first): waits: BeginTime"
 
 
 def test_progress_follows_a_file_that_a_resume_cuts_shorter(tmp_path: Path):

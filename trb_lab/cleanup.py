@@ -13,9 +13,11 @@ from pathlib import Path
 
 from trb_lab.errors import UsageError
 from trb_lab.launch import claim
+from trb_lab.launch.base import Phase
 from trb_lab.launch.claim import live_worker
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import TrialState, state_of
+from trb_lab.sweep_cluster import places_of
 from trb_lab.sweep_view import text_table
 
 RULES = {
@@ -83,12 +85,14 @@ def find_items(store: Store, rules: list[str], older_than_days: float | None = N
         for entry in [*read_json(sweep.plan)["trials"], *read_json(sweep.plan).get("references", [])]
     }
     references = [RunDir(path) for path in sorted((store.root / "references").glob("*"))]
+    places = places_of(store)  # what a cluster is going to run stays too
     newest = time.time() - 86_400 * older_than_days if older_than_days is not None else None
     for run in [*store.trials(), *references]:
         if live_worker(run) or (newest is not None and _last_change(run) > newest):
             continue
         state = state_of(run)
-        if state == TrialState.RUNNING:
+        place = places.get(run.run_id)
+        if state == TrialState.RUNNING or (place is not None and place.phase is not Phase.ENDED):
             continue
         item = None
         if "failed" in rules and state in (TrialState.FAILED, TrialState.CANCELLED):

@@ -215,7 +215,9 @@ def _show_driver_log(store: Store, sweep: SweepDir, follow: bool, lines: int) ->
         who = (
             f"{driver_text(locks.owner(sweep.driver_lock))} prints on its terminal" if at_it else "none runs"
         )
-        waits = "".join(f"\nIts job {job} {place.where or place.phase}." for job, place in jobs.items())
+        waits = "".join(
+            f"\nJob {job} of the sweep itself: {place.where or place.phase}." for job, place in jobs.items()
+        )
         print(f"The driver of '{sweep.name}' has no log: {who}. Of a trial: trb-lab logs TRIAL{waits}")
         return
     for job, place in jobs.items():

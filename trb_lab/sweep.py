@@ -30,7 +30,7 @@ from trb_lab.launch.local import ProcessLauncher
 from trb_lab.launch.mirror import MirrorProcess
 from trb_lab.store import locks
 from trb_lab.store.run_dir import Store
-from trb_lab.sweep_action import NOTHING_TO_DO
+from trb_lab.sweep_action import NOTHING_TO_DO, Action
 from trb_lab.sweep_cluster import Cluster, places_of
 from trb_lab.sweep_end import conclude
 from trb_lab.sweep_lease import driving, store_in_words
@@ -63,7 +63,7 @@ def run_sweep(
     plan = plan_sweep(path, store, retry_failed=retry_failed, places=places_of(store))
     chosen = _only(plan, only)
     members = _members(chosen, store)
-    asked = cluster.request_text([m.job for m in members], parallel) if cluster is not None else ""
+    asked = cluster.request_text(_wanted(chosen, members), parallel) if cluster is not None else ""
     if dry_run:
         text = "\n".join(filter(None, [plan_text(chosen), asked]))
         print(json.dumps(plan_json(chosen), allow_nan=False) if as_json else text)
@@ -192,6 +192,13 @@ def _members(plan: Plan, store: Store) -> list[Member]:
         if trial.action not in NOTHING_TO_DO
     ]
     return references + trials
+
+
+def _wanted(plan: Plan, members: Sequence[Member]) -> list[Job]:
+    """Jobs that are to be started: nobody is at them yet."""
+    actions = {run_id: trial.action for run_id, trial in plan.trials.items()}
+    actions |= {run_id: reference.action for run_id, reference in plan.references.items()}
+    return [m.job for m in members if actions[m.run_id] is not Action.ATTACH]
 
 
 def _follow(fleet: Fleet, view: View, requests: list[int], lease: locks.Lease) -> int | None:

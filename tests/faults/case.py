@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 from trb_lab.launch import claim
 from trb_lab.launch.batches import BatchFiles
 from trb_lab.store.run_dir import RunDir, Store, read_json
-from trb_lab.store.status import state_of
+from trb_lab.store.status import attempt_count, state_of
 from trb_lab.sweep_plan import plan_sweep
 
 from ..launch.conformance import REPOSITORY
@@ -351,7 +352,7 @@ class Case:
             case "node lost":
                 cluster.node_fail(element)
             case "node lost, processes live on":
-                cluster.node_fail(element, zombie=True)
+                self._cut_off(cluster, element, run_dir)
             case "out of memory":
                 cluster.out_of_memory(element)
             case "id of somebody else":
@@ -366,6 +367,22 @@ class Case:
                 cluster.script(**trouble)
                 time.sleep(1.0)
                 cluster.heal()
+
+    def _cut_off(self, cluster: FakeSlurm, element: str, run_dir: RunDir) -> None:
+        """Slurm loses the node; its processes stand still until the next worker is at it, and then go on."""
+        zombies = cluster.pids(element)
+        send(zombies, signal.SIGSTOP)
+        cluster.node_fail(element, zombie=True)
+        before, until = attempt_count(run_dir), time.monotonic() + 15
+
+        def followed() -> bool:
+            if self._ended() is not None and not self.completed():
+                self._start("--retry-failed")
+            return attempt_count(run_dir) > before or self.completed() or time.monotonic() > until
+
+        self._wait(followed, "the worker after the lost one")
+        time.sleep(0.1)
+        send(zombies, signal.SIGCONT)
 
     def _give_ids_away(self, cluster: FakeSlurm) -> None:
         """Other users get the ids of our jobs that have ended."""
@@ -389,6 +406,12 @@ class Case:
         self._start()
         self._wait(lambda: self._ended() is not None, "the driver's end")
         return self.codes[-1]
+
+
+def send(pids: set[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def steps_of(run_dir: RunDir) -> int:

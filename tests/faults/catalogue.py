@@ -145,6 +145,8 @@ def _detailed(name: str, rng: Random, launcher: str) -> Fault:
             details = {"max_array_size": rng.choice((2, 3))}
         case "packed":
             details = {"pack": rng.choice((2, 3)), "pack_parallel": rng.choice((1, 2))}
+        case "node lost, processes live on":  # early: the zombie needs steps left that it must not make
+            return Fault(name, rng.randrange(1, 4))
         case "preempted":
             return Fault(name, rng.randrange(1, STEPS - 1), {"grace": 5.0})
         case _:

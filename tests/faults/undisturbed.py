@@ -32,7 +32,8 @@ def mlflow_shows_one_finished_run_each(case: Case) -> None:
         case.store,
         "SELECT tags.value, runs.status FROM runs JOIN tags USING (run_uuid) WHERE tags.key = 'trb.run_id'",
     )
-    assert sorted(shown) == sorted((run.run_id, "FINISHED") for run in case.everything())
+    names = [*(run.run_id for run in case.everything()), "sweep:hurt"]
+    assert sorted(shown) == sorted((name, "FINISHED") for name in names)
     assert query(case.store, "SELECT count(*) FROM runs WHERE status = 'RUNNING'") == [(0,)]
 
 

@@ -400,8 +400,8 @@ def _runs(pid: int) -> bool:
 
 
 def test_a_time_limit_saves_and_goes_on(bench: Bench):
-    bench.cluster.script(minute=0.05)  # an hour is 3 s
-    job = bench.job("r0", pause=0.05, steps=60)
+    bench.cluster.script(minute=0.1)  # an hour is 6 s
+    job = bench.job("r0", pause=0.1, steps=60)
     fleet = Fleet(bench.launcher(signal_delay_seconds=1200), [Member(job, steps=60)])
 
     def over() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from ..launch.conformance import wait_for
 from .invariants import batch_records, complaints, planned
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 240.0
+PATIENCE = 300.0
 """Seconds for anything on this cluster to happen, however busy the machine is."""
 
 Marks = [
@@ -134,25 +135,25 @@ class Lab:
     def planned(self) -> bool:
         return self.store.sweep(self.name).plan.exists()
 
-    def frozen(self, *runs: RunDir, attempt: int = 1, before: bool = False) -> None:
-        """Hold each worker of that attempt once it has made a step, wherever it is then; `before`: ahead of it.
+    def frozen(self, *runs: RunDir, attempt: int = 1, before: Sequence[RunDir] = ()) -> None:
+        """Hold each worker of that attempt once it has made a step, wherever it is then; those in `before` sooner.
 
         So it is certain to be at work when something befalls it. Slurm lets it go on by itself (SIGCONT) when it
         asks a job to end.
         """
-        left = list(runs)
+        left = [*runs, *before]
 
         def stopped() -> bool:
             for run in list(left):
                 if run.result.exists():
                     raise AssertionError(f"{run.run_id} was over before it could be hit")
                 pid = worker_pid(run)
-                if pid and attempt_count(run) >= attempt and (before or steps_made(run, attempt)):
+                if pid and attempt_count(run) >= attempt and (run in before or steps_made(run, attempt)):
                     os.kill(pid, signal.SIGSTOP)
                     left.remove(run)
             return not left
 
-        self.wait_until(stopped, f"at work in attempt {attempt}: {[run.run_id for run in runs]}")
+        self.wait_until(stopped, f"at work in attempt {attempt}: {[run.run_id for run in left]}")
 
     def thaw(self, *runs: RunDir) -> None:
         """Let held workers go on."""
@@ -207,14 +208,14 @@ class Driver:
 
 
 def steps_made(run: RunDir, attempt: int) -> int:
-    """Steps that were made in one attempt."""
+    """Steps that were made in this attempt or a later one."""
     text = run.timing.read_text() if run.timing.exists() else ""
-    return text.count(f'"attempt": {attempt},')
+    return sum(int(number) >= attempt for number in re.findall(r'"attempt": (\d+),', text))
 
 
 def worker_pid(run: RunDir) -> int | None:
     """Of the live worker."""
-    return int(locks.owner(run.lock)["pid"]) if locks.is_held(run.lock) else None
+    return locks.owner(run.lock).get("pid") if locks.is_held(run.lock) else None
 
 
 def parent_of(pid: int) -> int:
@@ -257,19 +258,11 @@ def queue() -> str:
     return subprocess.run(["squeue", "-r", "-t", "all"], capture_output=True, text=True).stdout
 
 
-def outrank(taken: int, seconds: float = 1) -> str:
-    """A job of the higher partition that needs all idle processors and those of `taken` jobs; its id."""
-    idle = int(slurm("sinfo", "-h", "-o", "%C").split("/")[1])
-    return slurm(
-        "sbatch",
-        "--parsable",
-        "-p",
-        "high",
-        "-c",
-        str(idle + taken),
-        "--mem=100",
-        "-o",
-        "/dev/null",
-        "--wrap",
-        f"sleep {seconds}",
+def outrank(seconds: float = 1) -> str:
+    """A job of the highest partition that needs every processor that no job of that partition has; its id."""
+    total = int(slurm("sinfo", "-h", "-o", "%C").split("/")[3])
+    safe = sum(
+        int(cpus) for cpus in slurm("squeue", "-h", "-r", "-p", "high", "-t", "R,CG", "-o", "%C").split()
     )
+    size = ["-c", str(total - safe), "--mem=100"]
+    return slurm("sbatch", "--parsable", "-p", "high", *size, "-o", "/dev/null", "--wrap", f"sleep {seconds}")

@@ -682,12 +682,13 @@ def show_jobs(world: World, names: list[str], oneliner: bool) -> str:
             if "_" in name
             else ""
         )
+        restarts = e["restarts"] + bool(e.get("requeued"))  # a requeue counts from its first moment
         lines = [
             f"JobId={e['id']}{array} JobName={e['name']}",
             f"UserId={e['user']}(0) GroupId={e['user']}(0) MCS_label=N/A",
             f"Priority=1 Nice=0 Account={e['account']} QOS={e['qos']}",
             f"JobState={shown_state(world, e, e['state'])} Reason={reason_of(world, e)} Dependency=(null)",
-            f"Requeue={int(e['requeue'])} Restarts={e['restarts'] + bool(e.get('requeued'))} BatchFlag=1 Reboot=0 ExitCode={e['exit']}",
+            f"Requeue={int(e['requeue'])} Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode={e['exit']}",
             f"RunTime=00:00:00 TimeLimit={span(e['minutes'] * 60)} TimeMin=N/A",
             f"SubmitTime={stamp(e['submitted'])} EligibleTime={stamp(e['eligible'])}",
             f"StartTime={stamp(e['start'])} EndTime={stamp(e['end'])} Deadline=N/A",

@@ -98,7 +98,7 @@ def test_the_queue_is_shown_as_slurm_shows_it(slurm: FakeSlurm, tmp_path: Path):
 
 
 def test_exit_codes_and_dependencies(slurm: FakeSlurm, tmp_path: Path):
-    first = script(tmp_path, "sleep 0.2; exit 3\n")
+    first = script(tmp_path, "sleep 2; exit 3\n")
     second = script(tmp_path, "kill -9 $$\n", f"--dependency=afterany:{first}")
     assert call("squeue", "-h", "-j", second, "-o", "%T %r") == "PENDING Dependency\n"
     slurm.wait_idle()
