@@ -8,17 +8,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trb_lab.sweep as sweep_module
-import trb_lab.sweep_end as sweep_end
+from trb_lab.driver import end
+from trb_lab.driver.cluster import Cluster, cluster_of
 from trb_lab.launch import claim
 from trb_lab.launch.local import ProcessLauncher
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.store.status import attempt_count, state_of
-from trb_lab.sweep_cluster import Cluster, cluster_of
 
 from .launch.conformance import fake_command, wait_for
 
@@ -58,6 +58,8 @@ class NoMirror:
     def start(self) -> str:
         return "no mirror"
 
+    def leave(self) -> None: ...
+
     def finish(self) -> str:
         return "no mirror"
 
@@ -75,11 +77,13 @@ def launcher(slots: int | None) -> ProcessLauncher:
     return found
 
 
-def on_cluster(self: Cluster, store: Store, sweep: str, slots: int | None) -> SlurmLauncher:
+def on_cluster(
+    self: Cluster, store: Store, sweep: str, slots: int | None, check: Callable[[], object] = lambda: None
+) -> SlurmLauncher:
     """In the place of Cluster.launcher: fake workers, in jobs."""
     from trb_lab.launch.slurm import SlurmLauncher
 
-    return SlurmLauncher(store, self.profile, sweep, slots, command=fake_command)
+    return SlurmLauncher(store, self.profile, sweep, slots, check=check, command=fake_command)
 
 
 class Lab:
@@ -149,7 +153,7 @@ class Lab:
 
 def patch(setattr: Any) -> None:
     setattr(sweep_module, "MirrorProcess", NoMirror)
-    setattr(sweep_end, "report_files", fake_report)
+    setattr(end, "report_files", fake_report)
     setattr(Cluster, "launcher", on_cluster)
 
 

@@ -12,20 +12,15 @@ RANKS = {
     **dict.fromkeys(["__init__", "errors", "failpoints", "seeds", "cache", "spec"], 0),
     **dict.fromkeys(["store", "models", "tasks", "policy", "worker"], 1),
     **dict.fromkeys(["rollout", "train", "evaluate", "search", "launch", "report"], 2),
-    **dict.fromkeys(["trial", "experiment", "sweep", "sweep_plan", "sweep_view", "overview"], 3),
-    **dict.fromkeys(["sweep_action", "sweep_references", "sweep_cluster", "sweep_lease", "sweep_end"], 3),
-    **dict.fromkeys(["sweep_plan_text"], 3),
-    **dict.fromkeys(["retry", "cancelling", "cleanup", "evaluation", "bench", "check", "diagnostics"], 3),
+    **dict.fromkeys(["trial", "experiment", "driver", "sweep"], 3),
+    **dict.fromkeys(["evaluation", "bench", "check", "diagnostics"], 3),
     **dict.fromkeys(["commands", "cli"], 4),
 }
 SIDEWAYS = {
     2: {("train", "rollout"), ("evaluate", "rollout")},
 }
 """Edges allowed within a rank; ranks that are not named here may import sideways."""
-DRIVER = {
-    *("sweep", "sweep_plan", "sweep_view", "sweep_action", "sweep_references", "sweep_cluster"),
-    *("sweep_lease", "sweep_end", "sweep_plan_text", "retry", "overview", "cancelling", "cleanup"),
-}
+DRIVER = {"sweep", "driver"}
 WORKER = {"experiment", "evaluation"}
 ONLY = {
     "submitit": ("launch/slurm",),

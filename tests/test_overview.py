@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from trb_lab import cancelling, cleanup, overview
+from trb_lab.driver import cancelling, cleanup, overview
+from trb_lab.driver.plan import plan_sweep
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import claim
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import state_of
-from trb_lab.sweep_plan import plan_sweep
 
 from .launch.conformance import wait_for
 from .sweep_fakes import TESTS, Lab, patch
@@ -119,7 +119,7 @@ def test_a_worker_that_does_not_end_is_named(lab: Lab, monkeypatch: pytest.Monke
     lab.behave(SLOW)
     with lab.driver():
         lab.wait_for_steps(1)
-        run = next(r for r in lab.store.trials() if claim.live_worker(r))
+        run = next(r for r in lab.store.trials() if locks.is_held(r.lock))
         os.kill(claim.live_worker(run)["pid"], signal.SIGSTOP)
         with pytest.raises(LabError, match=f"{run.run_id}: process .* does not end"):
             cancelling.cancel(lab.store, run.run_id, yes=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
+from trb_lab.driver.lease import driving
+from trb_lab.driver.plan import plan_sweep
+from trb_lab.driver.retry import ALL, retry_classes
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import claim
-from trb_lab.retry import ALL, retry_classes
 from trb_lab.store import locks
 from trb_lab.store.run_dir import read_json
 from trb_lab.store.status import attempt_count, cancel, last_error, state_of
-from trb_lab.sweep_lease import driving
-from trb_lab.sweep_plan import plan_sweep
 
 from .sweep_fakes import TESTS, Lab, patch
 

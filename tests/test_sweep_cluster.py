@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from trb_lab import cancelling, cleanup, overview, sweep_cluster
 from trb_lab.cli import main
+from trb_lab.driver import cancelling, cleanup, overview
+from trb_lab.driver import cluster as driver_cluster
+from trb_lab.driver.cluster import cluster_of
+from trb_lab.driver.plan import plan_sweep
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import slurm, slurm_jobs
 from trb_lab.store import locks
 from trb_lab.store.run_dir import read_json
-from trb_lab.sweep_cluster import cluster_of
-from trb_lab.sweep_plan import plan_sweep
 
 from .launch.conformance import wait_for
 from .slurm_fakes import FakeSlurm
@@ -50,7 +51,7 @@ def lab(tmp_path: Path, cluster: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(slurm, "FULL_SECONDS", 0.1)
     monkeypatch.setattr(cancelling, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(overview, "ASK_SECONDS", 0.1)
-    monkeypatch.setattr(sweep_cluster, "mlflow_is_here", lambda: False)
+    monkeypatch.setattr(driver_cluster, "mlflow_is_here", lambda: False)
     lab = Lab(tmp_path)
     lab.edit("[0.01, 0.1]", "[0.1]")  # 4 trials and 2 references
     (tmp_path / "profile.yaml").write_text(PROFILE)

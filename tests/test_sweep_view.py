@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from trb_lab.driver.view import duration, event_line, live_table, progress_text, seconds_left, text_table
 from trb_lab.launch.base import Job, JobStatus, Phase
 from trb_lab.launch.follow import Event, Fleet, Member
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store.run_dir import RunDir, write_json
-from trb_lab.sweep_view import duration, event_line, live_table, progress_text, seconds_left, text_table
 
 
 class _TwoRun:

@@ -22,6 +22,13 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from trb_lab.driver.action import NOTHING_TO_DO, Action
+from trb_lab.driver.cluster import Cluster, places_of
+from trb_lab.driver.end import conclude
+from trb_lab.driver.lease import driving, store_in_words
+from trb_lab.driver.plan import Plan, plan_sweep, write_plan
+from trb_lab.driver.plan_text import plan_json, plan_summary, plan_text
+from trb_lab.driver.view import LiveView, PlainView, View, duration
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.failpoints import reach
 from trb_lab.launch.base import Job, Launcher
@@ -30,13 +37,6 @@ from trb_lab.launch.local import ProcessLauncher
 from trb_lab.launch.mirror import MirrorProcess
 from trb_lab.store import locks
 from trb_lab.store.run_dir import Store
-from trb_lab.sweep_action import NOTHING_TO_DO, Action
-from trb_lab.sweep_cluster import Cluster, places_of
-from trb_lab.sweep_end import conclude
-from trb_lab.sweep_lease import driving, store_in_words
-from trb_lab.sweep_plan import Plan, plan_sweep, write_plan
-from trb_lab.sweep_plan_text import plan_json, plan_summary, plan_text
-from trb_lab.sweep_view import LiveView, PlainView, View, duration
 
 
 def run_sweep(
@@ -116,7 +116,9 @@ class _Drive:
         name = self.plan.sweep.name
         if cluster is not None and cluster.detach and self.members:
             print("\n".join(filter(None, [plan_summary(self.chosen), asked])), file=self.out)
-            return cluster.detached(self.store, name, self.members, parallel, self.again, self.as_json)
+            return cluster.detached(
+                self.store, name, self.members, parallel, self.again, self.as_json, self.lease.check
+            )
         mirror = MirrorProcess(self.store, self.store.sweep(name).driver_log)
         with _stop_requests() as requests, _view(self._names(), self.as_json) as view:
             view.say("\n".join(filter(None, [plan_summary(self.chosen), asked])))
@@ -125,14 +127,16 @@ class _Drive:
             if cluster is None:
                 jobs = launcher(parallel or self.plan.sweep.parallel)
             else:
-                jobs = cluster.launcher(self.store, name, parallel)
+                jobs = cluster.launcher(self.store, name, parallel, self.lease.check)
             try:
                 fleet = Fleet(jobs, self.members)
                 stopped_by = _follow(fleet, view, requests, self.lease)
             finally:
                 jobs.close()
         if stopped_by is not None:
-            # The mirror shows what is there and ends by itself once this process has gone.
+            # The mirror shows what is there and ends by itself once this process has gone and its workers with it.
+            if jobs.outlives_driver:
+                mirror.leave()
             print(self._stopped_text(fleet), file=sys.stderr)
             return 128 + stopped_by
         self.lease.check()

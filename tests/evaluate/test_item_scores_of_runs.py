@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from tests.train.experiments import small_run, small_spec
+from trb_lab.driver.references import reference_config
 from trb_lab.errors import UsageError
 from trb_lab.evaluation import evaluate_reference, evaluate_target
 from trb_lab.experiment import run_experiment
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir, Store, write_json
-from trb_lab.sweep_references import reference_config
 from trb_lab.trial import set_fingerprint
 
 HARD = {

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trb_lab.driver.plan import plan_sweep
 from trb_lab.launch import claim
 from trb_lab.launch.batches import BatchFiles
 from trb_lab.store.run_dir import RunDir, Store, read_json
 from trb_lab.store.status import attempt_count, state_of
-from trb_lab.sweep_plan import plan_sweep
 
 from ..launch.conformance import REPOSITORY
 from ..slurm_fakes import FakeSlurm

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import trb_lab.sweep as sweep_module
-import trb_lab.sweep_end as sweep_end
+from trb_lab.driver import end
+from trb_lab.driver.cluster import Cluster
 from trb_lab.errors import LabError
 from trb_lab.launch import slurm, slurm_jobs
 from trb_lab.launch.base import Job, Launcher
@@ -16,7 +18,6 @@ from trb_lab.launch.local import ProcessLauncher
 from trb_lab.launch.slurm import SlurmLauncher
 from trb_lab.spec.cluster import ClusterProfile
 from trb_lab.store.run_dir import Store
-from trb_lab.sweep_cluster import Cluster
 
 from ..sweep_fakes import NoMirror, fake_report
 
@@ -34,8 +35,10 @@ def local(slots: int | None) -> Launcher:
 
 
 class OnFake(Cluster):
-    def launcher(self, store: Store, sweep: str, slots: int | None) -> Launcher:
-        return SlurmLauncher(store, self.profile, sweep, slots, command=command)
+    def launcher(
+        self, store: Store, sweep: str, slots: int | None, check: Callable[[], object] = lambda: None
+    ) -> SlurmLauncher:
+        return SlurmLauncher(store, self.profile, sweep, slots, check=check, command=command)
 
 
 def main() -> int:
@@ -45,7 +48,7 @@ def main() -> int:
     slurm.FULL_SECONDS = 0.1
     if not settings["mlflow"]:
         sweep_module.MirrorProcess = NoMirror  # type: ignore[assignment,misc]
-    sweep_end.report_files = fake_report  # type: ignore[assignment]
+    end.report_files = fake_report  # type: ignore[assignment]
     cluster = None
     if settings["profile"] is not None:
         cluster = OnFake(ClusterProfile.model_validate(settings["profile"]), Path("fake.yaml"))

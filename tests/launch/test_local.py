@@ -12,7 +12,7 @@ import pytest
 
 from trb_lab.errors import UsageError
 from trb_lab.launch import claim
-from trb_lab.launch.base import Job, Phase, tail
+from trb_lab.launch.base import Job, Phase, last_lines
 from trb_lab.launch.local import InlineLauncher, ProcessLauncher, visible_gpus, worker_command
 from trb_lab.spec.experiment import ResourcesSpec
 from trb_lab.store.run_dir import RunDir, write_json
@@ -40,7 +40,9 @@ class TestProcessLauncher(LauncherConformance, ClaimConformance):
     ):
         for name in ("asked", "killed"):
             launcher.submit(make(name, pause=0.02, steps=10_000))
-        wait_for(lambda: launcher.poll() and all(tail(RunDir(j.path), 1) for j in _run_dirs(launcher)))
+        wait_for(
+            lambda: launcher.poll() and all(last_lines(RunDir(j.path).log, 1) for j in _run_dirs(launcher))
+        )
         launcher.cancel("asked")
         launcher.cancel("killed", kill=True)
         assert self.drain(launcher) == {"asked": 130, "killed": -signal.SIGKILL}
@@ -156,8 +158,8 @@ def test_the_worker_is_the_command_line_of_this_interpreter(tmp_path: Path):
     assert worker_command(Job(run_dir, "eval"))[3] == "eval"
 
 
-def test_tail_reads_the_last_lines(tmp_path: Path):
+def test_a_log_is_read_from_its_end(tmp_path: Path):
     run_dir = RunDir(tmp_path)
-    assert tail(run_dir, 3) == []
+    assert last_lines(run_dir.log, 3) == []
     run_dir.log.write_text("".join(f"line {i}\n" for i in range(5000)))
-    assert tail(run_dir, 2) == ["line 4998", "line 4999"]
+    assert last_lines(run_dir.log, 2) == ["line 4998", "line 4999"]

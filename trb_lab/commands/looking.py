@@ -23,7 +23,7 @@ def status(
 
     Example: trb-lab status kl_budget
     """
-    from trb_lab.overview import show_status
+    from trb_lab.driver.overview import show_status
 
     show_status(store_of(context), sweep=sweep, as_json=as_json)
 
@@ -43,7 +43,7 @@ def logs(
 
     Example: trb-lab logs trb-s0-1a2b --follow
     """
-    from trb_lab.overview import show_logs
+    from trb_lab.driver.overview import show_logs
 
     show_logs(store_of(context), name, follow=follow, lines=lines)
 
@@ -59,7 +59,7 @@ def cancel(
 
     Example: trb-lab cancel kl_budget/trb
     """
-    from trb_lab.cancelling import cancel as cancel_target
+    from trb_lab.driver.cancelling import cancel as cancel_target
 
     cancel_target(store_of(context), target, yes=yes)
 
@@ -138,7 +138,7 @@ def clean(
 
     Example: trb-lab clean --checkpoints --older-than-days 7
     """
-    from trb_lab.cleanup import clean as clean_store
+    from trb_lab.driver.cleanup import clean as clean_store
 
     clean_store(
         store_of(context),

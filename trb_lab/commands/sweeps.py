@@ -74,10 +74,10 @@ def sweep(
 
     Example: trb-lab sweep sweeps/kl_budget.yaml --dry-run
     """
+    from trb_lab.driver.cluster import cluster_of
+    from trb_lab.driver.retry import retry_classes
     from trb_lab.launch.local import InlineLauncher, ProcessLauncher
-    from trb_lab.retry import retry_classes
     from trb_lab.sweep import run_sweep
-    from trb_lab.sweep_cluster import cluster_of
 
     retry = retry_classes(retry_failed) if retry_failed is not None else False
     options = [

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from trb_lab.driver.view import text_table
 from trb_lab.evaluate.continuation import Item
 from trb_lab.store.run_dir import write_atomic, write_json
-from trb_lab.sweep_view import text_table
 
 
 def write_result(folder: Path, result: dict[str, Any], items: Sequence[Item]) -> None:

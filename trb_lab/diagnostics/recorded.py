@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from trb_lab.driver.view import text_table
 from trb_lab.errors import LabError, UsageError
 from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir, Store
-from trb_lab.sweep_view import text_table
 
 from .targets import NamedRun, run_named, targets
 

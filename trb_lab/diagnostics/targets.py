@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_lab.driver.overview import find_run
 from trb_lab.errors import UsageError
-from trb_lab.overview import find_run
 from trb_lab.spec import ExperimentSpec
 from trb_lab.store.run_dir import RunDir, Store, read_json
 

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Literal, Protocol
 
 from trb_lab.spec.experiment import ResourcesSpec
@@ -112,17 +113,16 @@ class Launcher(Protocol):
         """The driver leaves. Jobs stay as they are."""
 
 
-def tail(run_dir: RunDir, lines: int) -> list[str]:
-    """The last `lines` lines of a run's log; empty where there is none. Reads the end of the file only."""
+def last_lines(path: Path, lines: int) -> list[str]:
+    """The last `lines` lines of a log; empty where there is none. Reads the end of the file only."""
     if lines <= 0:
         return []
     try:
-        with open(run_dir.log, "rb") as f:
+        with open(path, "rb") as f:
             f.seek(0, 2)
             start = max(0, f.tell() - 400 * lines)
             f.seek(start)
             text = f.read().decode("utf-8", errors="replace")
     except FileNotFoundError:
         return []
-    found = deque(text.splitlines(), maxlen=lines)
-    return list(found)
+    return list(deque(text.splitlines(), maxlen=lines))

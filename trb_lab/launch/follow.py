@@ -27,7 +27,7 @@ from trb_lab.store.status import (
 from trb_lab.store.status import cancel as mark_cancelled
 
 from . import claim
-from .base import End, Job, JobStatus, Launcher, Phase, tail
+from .base import End, Job, JobStatus, Launcher, Phase, last_lines
 from .progress import ProgressReader
 
 MAX_RESTARTS = 2
@@ -217,11 +217,18 @@ class Fleet:
                 f"its job {status.job} ran out of memory: raise resources.mem or the profile's mem",
                 "oom",
             )
-        elif self.stopping or (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM:
-            # SIGTERM ends a worker that has not set up its handler yet; somebody wanted it to stop.
+        elif self.stopping or self._was_asked(member, status, silent):
             self._end(member, "interrupted", "its worker was asked to stop")
         else:
             self._settle_died(member, status, silent)
+
+    def _was_asked(self, member: Member, status: JobStatus, silent: bool) -> bool:
+        """Whether somebody wanted the worker to stop."""
+        run_dir = member.job.run_dir
+        if self.launcher.outlives_driver:  # a cluster signals workers for reasons of its own
+            return run_dir.stop_request.exists()
+        # SIGTERM ends a worker that has not set up its handler yet.
+        return (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM
 
     def _settle_completed(self, member: Member, status: JobStatus) -> None:
         missing = missing_sets(read_json(member.job.run_dir.result) or {}, member.eval_sets)
@@ -256,7 +263,11 @@ class Fleet:
         reason = TAKEN_AWAY[status.end] + (f" ({status.job})" if status.job else "")
         stuck = status.end is End.TIME_LIMIT and member.steps > 0
         if stuck and member.progress.latest.done <= member.step_at_start:
-            self._fail(member, f"{reason} before one more step was saved: raise `time`", "time_limit")
+            self._fail(
+                member,
+                f"{reason} before one more step was saved (starting included): raise `time`",
+                "time_limit",
+            )
         elif member.restarts >= getattr(self.launcher, "restarts", MAX_RESTARTS):
             kind = "time_limit" if status.end is End.TIME_LIMIT else "node_failure"
             self._fail(member, f"{reason}, and it was started again {member.restarts} times before", kind)
@@ -312,7 +323,9 @@ def how_it_died(member: Member, status: JobStatus) -> str:
             reason = f"worker killed by signal {number}"
     else:
         reason = f"worker exited with code {status.exit_code}"
-    printed = next((line.strip() for line in reversed(tail(member.job.run_dir, 20)) if line.strip()), "")
+    printed = next(
+        (line.strip() for line in reversed(last_lines(member.job.run_dir.log, 20)) if line.strip()), ""
+    )
     return f"{reason}; its log ends with: {printed[:300]}" if printed else reason
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from trb_lab.errors import UsageError
 
 from . import claim
-from .base import Job, JobStatus, Phase, tail
+from .base import Job, JobStatus, Phase, last_lines
 
 
 def worker_command(job: Job) -> list[str]:
@@ -121,7 +121,7 @@ class ProcessLauncher:
                 running.process.send_signal(number)
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
-        return tail(self._jobs[run_id].run_dir, lines)
+        return last_lines(self._jobs[run_id].run_dir.log, lines)
 
     def close(self) -> None:
         """Nothing is held beyond the workers, which go on."""
@@ -240,7 +240,7 @@ class InlineLauncher:
             claim.send_signal(job.run_dir, signal.SIGKILL if kill else signal.SIGTERM)
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
-        return tail(self._jobs[run_id].run_dir, lines)
+        return last_lines(self._jobs[run_id].run_dir.log, lines)
 
     def close(self) -> None:
         """Nothing is held beyond the workers, which go on."""

@@ -40,6 +40,11 @@ class MirrorProcess:
         self._process = self._spawn(os.getpid())
         return "MLflow: `trb-lab ui` shows what has run so far"
 
+    def leave(self) -> None:
+        """Show what the files hold by now and end, while trials go on: `trb-lab sync` shows the rest."""
+        if self._process is not None:
+            self._process.terminate()
+
     def finish(self, seconds: float = FINISH_SECONDS) -> str:
         """Bring the view up to date, for at most so long. Returns a line that says where it is."""
         if self._process is None:

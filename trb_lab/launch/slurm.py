@@ -18,7 +18,7 @@ from trb_lab.store.status import TrialState, state_of
 from trb_lab.store.status import cancel as mark_cancelled
 
 from . import batches, claim, slurm_commands
-from .base import End, Job, JobStatus, Phase, tail
+from .base import End, Job, JobStatus, Phase, last_lines
 from .batches import Batch, Piece
 from .follow import record_failure
 from .slurm_commands import Limits, SlurmError
@@ -50,10 +50,12 @@ class SlurmLauncher:
         sweep: str,
         slots: int | None = None,
         command: Callable[[Job], list[str]] = worker_argv,
+        check: Callable[[], object] = lambda: None,
     ) -> None:
         """`slots` bounds our jobs in the queue, running ones included; None takes the profile's `max_jobs`.
 
-        Raises SlurmError where Slurm cannot be reached.
+        `check` is called before each submission, and raises where another driver has taken over. Raises SlurmError
+        where Slurm cannot be reached.
         """
         self.store, self.profile, self.sweep = store, profile, sweep
         self.most_jobs = slots or profile.max_jobs
@@ -62,7 +64,7 @@ class SlurmLauncher:
         self.restarts = profile.restarts
         self.waits_for = ""
         """Why nothing more is submitted at present."""
-        self._command = command
+        self._command, self._check = command, check
         self._limits: Limits = slurm_commands.limits()
         self._book = JobBook(store)
         self._jobs: dict[str, Job] = {}
@@ -121,7 +123,7 @@ class SlurmLauncher:
             cancel_places(self.store, self._places, {run_id}, kill)
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
-        return tail(self._jobs[run_id].run_dir, lines)
+        return last_lines(self._jobs[run_id].run_dir.log, lines)
 
     def close(self) -> None:
         """The jobs are the cluster's, and stay."""
@@ -228,6 +230,7 @@ class SlurmLauncher:
 
     def _submit(self, profile: ClusterProfile, jobs: Sequence[Job]) -> None:
         """One sbatch. Whatever comes of it, the batch record tells the next driver."""
+        self._check()
         for job in jobs:
             job.prepare()
             job.run_dir.stop_request.unlink(missing_ok=True)  # of an earlier job, which has obeyed

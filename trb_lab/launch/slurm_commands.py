@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,8 +42,8 @@ class Limits:
     """Jobs that the controller keeps, of all users."""
 
 
-def call(command: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> str:
-    """What a command prints. Raises SlurmError with its complaint."""
+def call(command: Sequence[str], timeout: float = TIMEOUT_SECONDS, fine: Sequence[int] = (0,)) -> str:
+    """What a command prints. Raises SlurmError with its complaint, unless its exit code is `fine`."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env=outside_any_job()
@@ -53,7 +54,7 @@ def call(command: Sequence[str], timeout: float = TIMEOUT_SECONDS) -> str:
         ) from None
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} has not answered within {timeout:.0f} s") from None
-    if done.returncode != 0:
+    if done.returncode not in fine:
         said = " ".join((done.stderr or done.stdout).split())
         raise SlurmError(f"{command[0]} failed: {said or f'exit code {done.returncode}'}")
     return done.stdout
@@ -152,8 +153,11 @@ def cancel(elements: Sequence[str]) -> None:
 
 
 def requeue(element: str) -> None:
-    """Put a running element back into the queue. Raises SlurmError where that is not allowed."""
-    call(["scontrol", "requeue", element])
+    """Put the running element that calls this back into the queue. Raises SlurmError where that is not allowed.
+
+    Slurm ends the caller at once, and with it the command, often before that could say that it has worked.
+    """
+    call(["scontrol", "requeue", element], fine=(0, -signal.SIGTERM))
 
 
 def release(element: str) -> None:

@@ -168,8 +168,8 @@ class Supervisor:
         """Ask a worker to save and end, once: Slurm signals it too, and often twice."""
         if not child.asked:
             child.asked = True
-            with contextlib.suppress(ProcessLookupError):
-                child.process.terminate()
+            # Not Popen.terminate, which reaps a worker that has just ended: `_reap` must find it.
+            os.kill(child.process.pid, signal.SIGTERM)
 
     def _look_for_wishes(self) -> None:
         """Somebody may want one run to end: the wish is a file, so that no command has to reach this node."""

@@ -7,11 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trb_lab.driver.plan import Plan, Row
 from trb_lab.errors import LabError
 from trb_lab.launch.follow import Fleet
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.store.status import TrialState, last_error, state_of
-from trb_lab.sweep_plan import Plan, Row
 
 _NAMES_SHOWN = 3
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trb_lab.driver.cluster import places_of
+from trb_lab.driver.lease import driver_text
+from trb_lab.driver.view import number, text_table
 from trb_lab.errors import UsageError, did_you_mean
-from trb_lab.launch.base import JobStatus, Phase
+from trb_lab.launch.base import JobStatus, Phase, last_lines
 from trb_lab.launch.claim import live_worker
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store import locks
 from trb_lab.store.run_dir import RunDir, Store, SweepDir, read_json
 from trb_lab.store.status import TrialState, attempt_count, last_error, state_of
-from trb_lab.sweep_cluster import places_of
-from trb_lab.sweep_lease import driver_text
-from trb_lab.sweep_view import number, text_table
 
 WAITING = "waiting"
 """The shown state of a run that a cluster holds and that has not begun (the files know no such state)."""
@@ -190,7 +190,7 @@ def show_logs(store: Store, name: str, follow: bool = False, lines: int = 50) ->
         where = f" ({_place_text(place)})" if place is not None else ""
         print(f"{run.run_id} is {shown_state(run, place)}{where} and has printed nothing.")
     if not follow:
-        for line in _last_lines(run.log, lines):
+        for line in last_lines(run.log, lines):
             print(line)
         return
     held = _calm(lambda: _is_held(store, run))
@@ -223,7 +223,7 @@ def _show_driver_log(store: Store, sweep: SweepDir, follow: bool, lines: int) ->
     for job, place in jobs.items():
         print(f"(job {job}: {place.where or place.phase})")
     if not follow:
-        for line in _last_lines(sweep.driver_job_log, lines):
+        for line in last_lines(sweep.driver_job_log, lines):
             print(line)
         return
     queued = _calm(lambda: bool(driver_jobs(store, sweep)))
@@ -244,16 +244,6 @@ def driver_jobs(store: Store, sweep: SweepDir) -> dict[str, JobStatus]:
     }
 
 
-def _last_lines(path: Path, lines: int) -> list[str]:
-    """The end of a file; empty where there is none."""
-    try:
-        with open(path, "rb") as f:
-            f.seek(max(0, f.seek(0, 2) - 400 * lines))
-            return f.read().decode("utf-8", errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
-        return []
-
-
 def _calm(ask: Callable[[], bool]) -> Callable[[], bool]:
     """The question, asked at most once in some seconds: a cluster's controller serves others too."""
     last: list[tuple[float, bool]] = []
@@ -270,7 +260,7 @@ def _follow_log(path: Path, lines: int, lives: Callable[[], bool]) -> None:
     """Print the end of a file and what is added to it, until nobody is left to add anything."""
     # Where to go on is noted first: what comes between is printed twice rather than lost.
     offset = path.stat().st_size if path.exists() else 0
-    for line in _last_lines(path, lines):
+    for line in last_lines(path, lines):
         print(line)
     while True:
         alive = lives()

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_lab.driver.cluster import places_of
+from trb_lab.driver.view import text_table
 from trb_lab.errors import UsageError
 from trb_lab.launch import claim
 from trb_lab.launch.base import Phase
 from trb_lab.launch.claim import live_worker
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import TrialState, state_of
-from trb_lab.sweep_cluster import places_of
-from trb_lab.sweep_view import text_table
 
 RULES = {
     "checkpoints": "completed runs: all but the final weights (results, metrics and samples stay)",

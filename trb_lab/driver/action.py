@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from enum import StrEnum
 
+from trb_lab.driver.retry import ending_class, is_wanted
 from trb_lab.launch.base import JobStatus, Phase
 from trb_lab.launch.claim import live_worker
-from trb_lab.retry import ending_class, is_wanted
 from trb_lab.store.run_dir import RunDir, read_json
 from trb_lab.store.status import TrialState, missing_sets, state_of
 

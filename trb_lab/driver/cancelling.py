@@ -9,17 +9,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from trb_lab.cleanup import confirmed
+from trb_lab.driver.cleanup import confirmed
+from trb_lab.driver.cluster import places_of
+from trb_lab.driver.overview import driver_jobs, find_run, sweep_named
 from trb_lab.errors import LabError, UsageError, did_you_mean
 from trb_lab.launch.base import JobStatus, Phase
 from trb_lab.launch.claim import live_worker, send_signal
-from trb_lab.overview import driver_jobs, find_run, sweep_named
 from trb_lab.store import locks
 from trb_lab.store.processes import on_this_host
 from trb_lab.store.run_dir import RunDir, Store, SweepDir, read_json
 from trb_lab.store.status import TrialState, state_of
 from trb_lab.store.status import cancel as mark_cancelled
-from trb_lab.sweep_cluster import places_of
 
 CANCEL_SECONDS = 120.0
 """How long `cancel` waits for workers to save and end."""

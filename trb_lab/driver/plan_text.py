@@ -6,9 +6,9 @@ import json
 import textwrap
 from typing import Any
 
-from trb_lab.sweep_action import Action
-from trb_lab.sweep_plan import Plan
-from trb_lab.sweep_view import text_table
+from trb_lab.driver.action import Action
+from trb_lab.driver.plan import Plan
+from trb_lab.driver.view import text_table
 
 DIFFERENCE_CHARS = 90
 """Longest list of differences in the text of a plan; --json has them whole."""

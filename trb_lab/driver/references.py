@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trb_lab.driver.action import Action, decide
 from trb_lab.launch.base import JobStatus
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.experiment import ModelSpec
 from trb_lab.store.identity import canonical_json
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
-from trb_lab.sweep_action import Action, decide
 from trb_lab.trial import CONFIG_FORMAT, model_fingerprint, set_fingerprint
 
 

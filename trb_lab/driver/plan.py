@@ -11,15 +11,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trb_lab.driver.action import Action, decide
+from trb_lab.driver.references import Reference, plan_references
+from trb_lab.driver.retry import ALL
 from trb_lab.errors import UsageError
 from trb_lab.launch.base import JobStatus
-from trb_lab.retry import ALL
 from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.sweeps import TrialDraft, expand_sweep, load_sweep
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
-from trb_lab.sweep_action import Action, decide
-from trb_lab.sweep_references import Reference, plan_references
 from trb_lab.trial import plan_trial, prepare, set_fingerprint
 
 

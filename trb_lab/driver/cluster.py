@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +43,13 @@ class Cluster:
         """What must be said to come here again."""
         return ["--on", str(self.path)]
 
-    def launcher(self, store: Store, sweep: str, slots: int | None) -> SlurmLauncher:
+    def launcher(
+        self, store: Store, sweep: str, slots: int | None, check: Callable[[], object] = lambda: None
+    ) -> SlurmLauncher:
+        """`check` raises where another driver has taken over."""
         from trb_lab.launch.slurm import SlurmLauncher
 
-        return SlurmLauncher(store, self.profile, sweep, slots)
+        return SlurmLauncher(store, self.profile, sweep, slots, check=check)
 
     def request_text(self, jobs: Sequence[Job], slots: int | None) -> str:
         """What the jobs ask the cluster for: a line for each kind of job. Empty where there is nothing to ask.
@@ -78,6 +81,7 @@ class Cluster:
         slots: int | None,
         again: str,
         as_json: bool,
+        check: Callable[[], object],
     ) -> int:
         """Submit what the cluster takes now, and a job that makes the report when all of it has ended.
 
@@ -85,7 +89,7 @@ class Cluster:
         """
         from trb_lab.launch.slurm_submit import submit_command
 
-        launcher = self.launcher(store, sweep, slots)
+        launcher = self.launcher(store, sweep, slots, check)
         try:
             Fleet(launcher, members)
             submitted, left = launcher.submit_all()
@@ -160,7 +164,13 @@ def cluster_of(
             "do not fit under the cluster's limits, and starts killed ones again."
         )
     path = on.absolute()
-    return Cluster(load_cluster(path), path, tuple(arguments), detach, driver is not None)
+    profile = load_cluster(path)
+    if profile.tasks > 1:
+        raise UsageError(
+            f"{path}: a job has {profile.tasks} tasks (nodes x tasks_per_node), and the trainer uses one a trial. "
+            "Set both to 1; several GPUs of a node serve several trials with `pack` and `pack_parallel`."
+        )
+    return Cluster(profile, path, tuple(arguments), detach, driver is not None)
 
 
 def places_of(store: Store) -> Mapping[str, JobStatus]:
