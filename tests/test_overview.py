@@ -12,6 +12,7 @@ from trb_lab.driver import cancelling, cleanup, overview
 from trb_lab.driver.plan import plan_sweep
 from trb_lab.errors import LabError, UsageError
 from trb_lab.launch import claim
+from trb_lab.store import locks
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import state_of
 
@@ -182,7 +183,6 @@ class TestClean:
     def test_a_running_trial_is_never_touched(self, used: Lab, capsys: pytest.CaptureFixture[str]):
         run = next(r for r in used.store.trials() if state_of(r) == "failed")
         items = list(cleanup.find_items(used.store, ["failed"]))
-        from trb_lab.store import locks
 
         with locks.hold(run.lock, "test"):
             assert not list(cleanup.find_items(used.store, ["failed"]))
