@@ -14,7 +14,7 @@ from trb_lab.driver.cluster import places_of
 from trb_lab.driver.lease import driver_text
 from trb_lab.driver.view import number, text_table
 from trb_lab.errors import UsageError, did_you_mean
-from trb_lab.launch.base import JobStatus, Phase, last_lines
+from trb_lab.launch.base import SILENT, JobStatus, Phase, last_lines
 from trb_lab.launch.claim import live_worker
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store import locks
@@ -61,8 +61,6 @@ def cluster_is_silent(places: Mapping[str, JobStatus]) -> bool:
     """Whether the places are what was known last, because the cluster does not answer now."""
     if not places:
         return False
-    from trb_lab.launch.slurm_jobs import SILENT
-
     return any(place.where == SILENT for place in places.values())
 
 

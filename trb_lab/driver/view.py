@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from trb_lab.launch.base import SILENT
 from trb_lab.launch.follow import Event, Fleet, Member
 
 if TYPE_CHECKING:
@@ -97,6 +98,19 @@ def totals(fleet: Fleet) -> str:
     return f"{', '.join(parts)}; {duration(seconds_left(fleet))} left"
 
 
+def waiting_for(fleet: Fleet) -> Counter[str]:
+    """Why jobs wait, or what else keeps a cluster from telling of them, with the number of each."""
+    found: Counter[str] = Counter()
+    for member in fleet.members.values():
+        status = member.status
+        if status is not None and not member.ended and status.where:
+            if member.standing == "waiting":
+                found[status.where] += 1
+            elif status.where == SILENT:
+                found[SILENT] += 1
+    return found
+
+
 class View(Protocol):
     """Shows a fleet at work."""
 
@@ -122,6 +136,8 @@ class PlainView:
         if time.monotonic() >= self._next_summary:
             self._next_summary = time.monotonic() + SUMMARY_SECONDS
             self.say(totals(fleet))
+            for where, count in waiting_for(fleet).items():
+                self.say(f"  {count} of them: {where}")
             for member in fleet.members.values():
                 if member.standing == "running":
                     self.say(f"  {self._names[member.run_id]}: {progress_text(member)}")

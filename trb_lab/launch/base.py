@@ -46,6 +46,10 @@ class Phase(StrEnum):
     """No worker lives. What came of it stands in the run directory."""
 
 
+SILENT = "Slurm does not answer"
+"""A job's `where` while its cluster cannot be asked."""
+
+
 class End(StrEnum):
     """What ended a job, as far as its launcher can tell."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from trb_lab.store.run_dir import RunDir, Store, write_json
 
 from . import slurm_commands as slurm
-from .base import End, JobStatus, Phase
+from .base import SILENT, End, JobStatus, Phase
 from .batches import Batch, BatchFiles, Event, close, submitted
 from .slurm_commands import Line, SlurmError
 from .slurm_pickles import name_pickles
@@ -24,8 +24,6 @@ GONE_SECONDS = 60.0
 """A job that the queue no longer shows counts as gone after so long, if the accounting cannot say how it ended."""
 UNBORN_SECONDS = 60.0
 """A job whose submission nobody answered counts as never submitted, if it has not shown up after so long."""
-
-SILENT = "Slurm does not answer"
 
 
 @dataclass(frozen=True)
