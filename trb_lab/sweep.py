@@ -129,7 +129,7 @@ class _Drive:
             else:
                 jobs = cluster.launcher(self.store, name, parallel, self.lease.check)
             try:
-                fleet = Fleet(jobs, self.members)
+                fleet = Fleet(jobs, [m for m in self.members if m.run_id not in jobs.settled])
                 stopped_by = _follow(fleet, view, requests, self.lease)
             finally:
                 jobs.close()
@@ -229,6 +229,7 @@ def _follow(fleet: Fleet, view: View, requests: list[int], lease: locks.Lease) -
                 f"Nothing more is started: every trial fails with the same error.\n{fleet.halted.rstrip()}"
             )
         if fleet.done:
+            fleet.tick()  # what the last look told is written down: nothing is left open for another driver
             return requests[0] if requests else None
         _sleep(fleet.launcher.poll_seconds if handled == 0 else 0.2, requests, handled)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from trb_lab.launch import claim, slurm, slurm_jobs
+from trb_lab.launch import claim, slurm, slurm_cancel, slurm_jobs
 from trb_lab.launch.base import End, Job, JobStatus, Launcher, Phase
 from trb_lab.launch.batches import BatchFiles
 from trb_lab.launch.follow import Fleet, Member
@@ -454,7 +454,7 @@ def test_cancelling_reaches_waiting_and_running_jobs_without_a_driver(bench: Ben
         bench.job(name, **LONG)
     bench.submitted("a", "b").close()
     bench.working("a")
-    assert slurm_jobs.cancel(bench.store, ["a", "b"]) == []
+    assert slurm_cancel.cancel(bench.store, ["a", "b"]) == []
     bench.cluster.wait_idle(60)
     assert not bench.live("a")
     assert attempt_count(bench.store.trial("b")) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from trb_lab.launch import batches, slurm_commands
 from trb_lab.launch.base import End, JobStatus, Phase
 from trb_lab.launch.batches import Event
-from trb_lab.launch.slurm_commands import Limits, Line, SlurmError, expand
+from trb_lab.launch.slurm_commands import Line, SlurmError, expand
 from trb_lab.launch.slurm_jobs import _of_run
 from trb_lab.launch.slurm_states import Standing, standing
 from trb_lab.launch.slurm_submit import Full, Refused, Unanswered, _meaning
@@ -71,9 +72,10 @@ def test_the_accounting_is_read_by_fields(commands: Commands):
     assert [line.element for line in slurm_commands.accounting(["12", "13"])] == ["12_0", "12_1", "13"]
 
 
-def test_limits_come_from_the_configuration(commands: Commands):
-    commands.say("scontrol", "MaxArraySize            = 301\nMaxJobCount             = 5000\n")
-    assert slurm_commands.limits() == Limits(301, 5000)
+@pytest.mark.parametrize(("said", "size"), [("301", 301), ("0", 1)])
+def test_the_largest_array_comes_from_the_configuration(commands: Commands, said: str, size: int):
+    commands.say("scontrol", f"MaxArraySize            = {said}\nMaxJobCount             = 5000\n")
+    assert slurm_commands.largest_array() == size
 
 
 def test_a_command_that_fails_says_so_in_words(commands: Commands):
@@ -87,11 +89,11 @@ def test_a_command_that_fails_says_so_in_words(commands: Commands):
 def test_a_job_is_found_by_its_name_in_the_queue_and_then_in_the_accounting(commands: Commands):
     commands.say("squeue", "41_0|RUNNING|trb-ab|n|None\n")
     commands.say("sacct", "")
-    assert slurm_commands.job_named("trb-ab") == "41"
+    assert slurm_commands.job_named("trb-ab", since=0.0) == "41"
     commands.say("squeue", "")
-    assert slurm_commands.job_named("trb-ab") is None
+    assert slurm_commands.job_named("trb-ab", since=0.0) is None
     commands.say("sacct", "39_0|trb-ab\n40|other\n")
-    assert slurm_commands.job_named("trb-ab") == "39"
+    assert slurm_commands.job_named("trb-ab", since=0.0) == "39"
 
 
 def test_commands_run_outside_any_job(monkeypatch: pytest.MonkeyPatch):
@@ -116,7 +118,19 @@ def test_commands_run_outside_any_job(monkeypatch: pytest.MonkeyPatch):
     ],
 )  # fmt: skip
 def test_a_refusal_now_is_told_from_one_for_good(said: str, kind: type[Exception]):
-    assert isinstance(_meaning(said, ClusterProfile()), kind)
+    assert isinstance(_meaning(complaint(said, 1), ClusterProfile()), kind)
+
+
+@pytest.mark.parametrize(("said", "code"), [("", -9), ("", 143), ("sbatch: Submitted job", None)])
+def test_an_sbatch_that_died_or_mumbled_may_have_worked(said: str, code: int | None):
+    assert isinstance(_meaning(complaint(said, code), ClusterProfile()), Unanswered)
+
+
+def complaint(said: str, code: int | None) -> Exception:
+    """As submitit raises it: the command's failure is its cause, where the command failed."""
+    error = RuntimeError(said)
+    error.__cause__ = None if code is None else subprocess.CalledProcessError(code, ["sbatch"])
+    return error
 
 
 def event(what: str, **values: object) -> Event:
@@ -130,6 +144,12 @@ def event(what: str, **values: object) -> Event:
         (standing("RUNNING"), None, False, Phase.RUNNING, None),
         (standing("RUNNING"), None, True, Phase.WAITING, None),
         (standing("RUNNING"), event("end", exit_code=1), True, Phase.ENDED, End.EXITED),
+        (standing("RUNNING"), event("end", exit_code=-9), False, Phase.RUNNING, None),
+        (standing("FAILED"), event("end", exit_code=-9), False, Phase.ENDED, End.EXITED),
+        (standing("OUT_OF_MEMORY"), event("end", exit_code=-9), False, Phase.ENDED, End.OUT_OF_MEMORY),
+        (standing("OUT_OF_MEMORY"), None, True, Phase.ENDED, End.PREEMPTED),
+        (standing("TIMEOUT"), None, True, Phase.ENDED, End.PREEMPTED),
+        (standing("TIMEOUT"), None, False, Phase.ENDED, End.TIME_LIMIT),
         (standing("PENDING"), event("interrupted", end=End.PREEMPTED), False, Phase.WAITING, None),
         (standing("COMPLETED"), event("interrupted", end=End.TIME_LIMIT), False, Phase.ENDED, End.TIME_LIMIT),
         (standing("CANCELLED"), event("interrupted", end=End.PREEMPTED), False, Phase.ENDED, End.CANCELLED),

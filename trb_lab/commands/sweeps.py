@@ -79,6 +79,9 @@ def sweep(
     from trb_lab.launch.local import InlineLauncher, ProcessLauncher
     from trb_lab.sweep import run_sweep
 
+    if int(os.environ.get("TRB_LAB_INCARNATION", 0)) > 0:
+        # A driver's job that is back from the queue: what it was told to do once, it has done.
+        retry_failed, take_over = None, False
     retry = retry_classes(retry_failed) if retry_failed is not None else False
     options = [
         *(["--parallel", str(parallel)] if parallel is not None else []),

@@ -64,6 +64,7 @@ def cancel(store: Store, target: str, yes: bool = False) -> None:
     problems: list[str] = []
     if what.sweep is not None:
         problems += _stop_driver(what.sweep, jobs)
+    places = places_of(store)  # the driver may have submitted more meanwhile
     # What waits comes first: a slot that a stopped worker leaves would be filled with it.
     count = _mark(unfinished, places)
     problems += _take_back(store, unfinished, places)
@@ -104,9 +105,9 @@ def _take_back(store: Store, runs: list[RunDir], places: Mapping[str, JobStatus]
     held = {run.run_id for run in runs if _is_held(places, run)}
     if not held:
         return []
-    from trb_lab.launch import slurm_jobs
+    from trb_lab.launch import slurm_cancel
 
-    return slurm_jobs.cancel(store, held)
+    return slurm_cancel.cancel(store, held)
 
 
 def _target(store: Store, name: str, places: Mapping[str, JobStatus]) -> _Target:

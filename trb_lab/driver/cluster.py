@@ -87,11 +87,12 @@ class Cluster:
 
         Returns 0 when everything was submitted, and 1 when trials wait here: nobody feeds them by itself.
         """
+        from trb_lab.launch.slurm_commands import SlurmError
         from trb_lab.launch.slurm_submit import submit_command
 
         launcher = self.launcher(store, sweep, slots, check)
         try:
-            Fleet(launcher, members)
+            Fleet(launcher, [m for m in members if m.run_id not in launcher.settled])
             submitted, left = launcher.submit_all()
             after = launcher.job_ids()
             command = [
@@ -100,28 +101,41 @@ class Cluster:
                 *(["--sync"] if mlflow_is_here() else []),
             ]
             log = store.sweep(sweep).driver_job_log
-            report = submit_command(
-                store, self.profile, sweep, "report", _own_verb(store, command), log, after
-            )
+            report, problem = None, ""
+            try:
+                report = submit_command(
+                    store, self.profile, sweep, "report", _own_verb(store, command), log, after
+                )
+            except SlurmError as error:  # the trials have taken every place, perhaps: they count more
+                problem = str(error)
         finally:
             launcher.close()
         if as_json:
             print(json.dumps({"submitted": submitted, "left": left, "jobs": after, "report_job": report}))
         else:
-            print(f"{submitted} runs submitted; job {report} makes the report once they have ended.")
+            made = f"; job {report} makes the report once they have ended" if report else ""
+            print(f"{submitted} runs submitted{made}.")
             print(f"How far they are: trb-lab status {sweep}. To stop them: trb-lab cancel {sweep}")
+        if problem:
+            print(f"{problem}\nOnce the runs have ended: trb-lab report {sweep}", file=sys.stderr)
         if left:
             print(
                 f"{left} runs do not fit under the cluster's limits now and wait for the same command, or for a driver "
                 f"that feeds them: {again} --driver slurm",
                 file=sys.stderr,
             )
-        return 1 if left else 0
+        return 1 if left or problem else 0
 
     def submit_driver(self, store: Store, sweep: str, as_json: bool) -> int:
         """Submit a small job that runs this sweep's driver."""
+        from trb_lab.launch.slurm_jobs import command_jobs
         from trb_lab.launch.slurm_submit import submit_command
 
+        if present := command_jobs(store, sweep):
+            raise UsageError(
+                f"Job {', '.join(present)} is to drive '{sweep}' already: `trb-lab logs {sweep} -f` follows it, "
+                f"`trb-lab cancel {sweep}` ends it with its trials."
+            )
         log = store.sweep(sweep).driver_job_log
         job = submit_command(store, self.profile, sweep, "driver", _own_verb(store, self.arguments), log)
         if as_json:

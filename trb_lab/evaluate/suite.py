@@ -159,18 +159,21 @@ class Suite:
     def _respond(self, loaded: LoadedSet, stop: StopFlag) -> _Graded:
         problems = [i for i in range(len(loaded.problems)) for _ in range(loaded.samples)]
         graded = _Graded()
+        again = f"stopped while evaluating {loaded.name}; the same command evaluates again"
         for start in range(0, len(problems), ROWS_AT_ONCE):
             rows = range(start, min(start + ROWS_AT_ONCE, len(problems)))
             try:
                 with stop.interruptible():
                     part = self._sample(loaded, [problems[row] for row in rows], rows)
             except Interrupted:
-                text = f"stopped while evaluating {loaded.name}; the same command evaluates again"
-                raise Stopped(text) from None
+                raise Stopped(again) from None
             responses = part.responses()
             texts = self.model.tokenizer.batch_decode(responses, skip_special_tokens=True)
             golds = [str(loaded.problems[problems[row]].answer) for row in rows]
-            graded.verdicts += self.grader.grade(list(zip(golds, texts, strict=True)))
+            verdicts = self.grader.grade(list(zip(golds, texts, strict=True)))
+            if stop():  # a cluster signals every process of a job: one that graded may have ended of it
+                raise Stopped(again)
+            graded.verdicts += verdicts
             graded.lengths += part.lengths_B.tolist()
             graded.finished += part.finished_B.tolist()
             graded.loops += map(ends_in_loop, responses)

@@ -55,8 +55,6 @@ class End(StrEnum):
 
     EXITED = "exited"
     """The worker left by itself; `exit_code` says how."""
-    KILLED = "killed"
-    """A signal whose sender nobody knows."""
     CANCELLED = "cancelled"
     """Somebody took it away on purpose."""
     TIME_LIMIT = "time_limit"
@@ -94,6 +92,9 @@ class Launcher(Protocol):
     """How often a look is worth its cost."""
     outlives_driver: bool
     """Whether jobs that wait or run go on when the driver leaves (they are a cluster's, not this machine's)."""
+
+    settled: frozenset[str]
+    """Runs of which the launcher found, when it was made, that they ended for good while nobody looked."""
 
     def submit(self, job: Job) -> None:
         """Queue a job. Its run id may be submitted again once it has ended, not before (ValueError)."""

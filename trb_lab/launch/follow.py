@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from trb_lab.failpoints import reach
 from trb_lab.store.locks import Lost
-from trb_lab.store.run_dir import RunDir, read_json
+from trb_lab.store.run_dir import RunDir, newest_checkpoint, read_json
 from trb_lab.store.status import (
     TrialState,
     attempts,
@@ -65,8 +65,8 @@ class Member:
     """Time that its workers have run, as far as seen here."""
     status: JobStatus | None = None
     """What the launcher said last."""
-    step_at_start: int = 0
-    """Updates that were made when its present worker began."""
+    began_with: tuple[str | None] | None = None
+    """The newest checkpoint when its present worker began; None where that was not seen."""
     progress: ProgressReader = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,6 +98,8 @@ class Fleet:
         self.launcher = launcher
         self.members = {member.run_id: member for member in members}
         self.stopping = False
+        self.restarts: int = getattr(launcher, "restarts", MAX_RESTARTS)
+        """Times that a trial is started again after its cluster took its job."""
         self.halted: str | None = None
         """The traceback that the first trials had in common, once nothing more is started because of it."""
         self._events: list[Event] = []
@@ -164,7 +166,8 @@ class Fleet:
 
     def _begin(self, member: Member, what: Literal["started", "attached"]) -> None:
         member.standing, member.began = "running", time.monotonic()
-        done = member.step_at_start = member.progress.read().done
+        done = member.progress.read().done
+        member.began_with = (newest_checkpoint(member.job.run_dir),) if what == "started" else None
         member.began_at_step = done if member.began_at_step is None else member.began_at_step
         self._events.append(Event(member, what))
 
@@ -207,7 +210,8 @@ class Fleet:
         elif state == TrialState.CANCELLED and not silent:
             self._end(member, "cancelled")
         elif status.end is End.CANCELLED:
-            mark_cancelled(run_dir, f"its job {status.job} was cancelled")
+            if state != TrialState.CANCELLED:
+                mark_cancelled(run_dir, f"its job {status.job} was cancelled")
             self._end(member, "cancelled")
         elif status.end in TAKEN_AWAY and not self.stopping:
             self._settle_taken_away(member, status)
@@ -231,11 +235,16 @@ class Fleet:
         return (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM
 
     def _settle_completed(self, member: Member, status: JobStatus) -> None:
-        missing = missing_sets(read_json(member.job.run_dir.result) or {}, member.eval_sets)
+        run_dir = member.job.run_dir
+        missing = missing_sets(read_json(run_dir.result) or {}, member.eval_sets)
         if not missing:
             self._end(member, "completed")
         elif self.stopping:
             self._end(member, "interrupted", f"not yet evaluated on {', '.join(missing)}")
+        elif status.end is End.CANCELLED or (self.launcher.outlives_driver and run_dir.stop_request.exists()):
+            self._end(member, "cancelled", f"not evaluated on {', '.join(missing)}")
+        elif status.end in TAKEN_AWAY and member.restarts < self.restarts:
+            self._restart(member, TAKEN_AWAY[status.end])
         elif member.restarts < MAX_RESTARTS and (status.exit_code in (0, None) or _was_killed(status)):
             self._restart(member, f"evaluates {', '.join(missing)}")
         else:
@@ -261,14 +270,14 @@ class Fleet:
         """The cluster ended it. It goes on from its checkpoint, unless that leads nowhere."""
         assert status.end is not None
         reason = TAKEN_AWAY[status.end] + (f" ({status.job})" if status.job else "")
-        stuck = status.end is End.TIME_LIMIT and member.steps > 0
-        if stuck and member.progress.latest.done <= member.step_at_start:
+        saved = (newest_checkpoint(member.job.run_dir),)
+        if status.end is End.TIME_LIMIT and member.steps and member.began_with == saved:
             self._fail(
                 member,
-                f"{reason} before one more step was saved (starting included): raise `time`",
+                f"{reason} before one more step was saved: raise `time`",
                 "time_limit",
             )
-        elif member.restarts >= getattr(self.launcher, "restarts", MAX_RESTARTS):
+        elif member.restarts >= self.restarts:
             kind = "time_limit" if status.end is End.TIME_LIMIT else "node_failure"
             self._fail(member, f"{reason}, and it was started again {member.restarts} times before", kind)
         else:
@@ -294,7 +303,7 @@ class Fleet:
         """Start nothing more where the first trials have died of the same error in the code."""
         trials = [m for m in self.members.values() if m.steps]
         failed = [m for m in trials if m.standing == "failed"]
-        if len(failed) < SAME_FAILURES or any(m.standing == "completed" for m in trials):
+        if len(failed) != SAME_FAILURES or any(m.standing == "completed" for m in trials):
             return
         errors = [last_error(m.job.run_dir) or {} for m in failed]
         if any(e.get("error_class") != "code" for e in errors) or len({_signature(e) for e in errors}) > 1:

@@ -59,6 +59,7 @@ class ProcessLauncher:
     name = "local"
     poll_seconds = 1.0
     outlives_driver = False
+    settled: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -202,6 +203,7 @@ class InlineLauncher:
     slots = 1
     poll_seconds = 1.0
     outlives_driver = False
+    settled: frozenset[str] = frozenset()
 
     def __init__(self, execute: Callable[[Job], int]) -> None:
         """`execute` does a worker's work and returns its exit code."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from trb_lab.failpoints import reach
 from trb_lab.spec.cluster import ClusterProfile
+from trb_lab.spec.experiment import ResourcesSpec
 from trb_lab.store.run_dir import Store
 from trb_lab.store.status import TrialState, state_of
 from trb_lab.store.status import cancel as mark_cancelled
@@ -21,9 +22,10 @@ from . import batches, claim, slurm_commands
 from .base import End, Job, JobStatus, Phase, last_lines
 from .batches import Batch, Piece
 from .follow import record_failure
-from .slurm_commands import Limits, SlurmError
-from .slurm_jobs import JobBook, Place, cancel_places
-from .slurm_submit import Full, Refused, Unanswered, sbatch
+from .slurm_cancel import cancel_places
+from .slurm_commands import SlurmError
+from .slurm_jobs import UNBORN_SECONDS, JobBook, Place
+from .slurm_submit import Full, Refused, Unanswered, require_submitit, sbatch
 
 FULL_SECONDS = 15.0
 """After the cluster took no more jobs, the next try waits so long, and longer each time."""
@@ -65,8 +67,9 @@ class SlurmLauncher:
         self.waits_for = ""
         """Why nothing more is submitted at present."""
         self._command, self._check = command, check
-        self._limits: Limits = slurm_commands.limits()
-        self._book = JobBook(store)
+        require_submitit()
+        self._array_size = slurm_commands.largest_array()
+        self._book = JobBook(store, sweep)
         self._jobs: dict[str, Job] = {}
         self._waiting: dict[str, Job] = {}
         self._placed: dict[str, tuple[str, int]] = {}
@@ -75,10 +78,13 @@ class SlurmLauncher:
         self._ended: dict[str, JobStatus] = {}
         self._places: list[Place] = []
         self._released: set[str] = set()
-        self._next_try, self._pause, self._chunk = 0.0, FULL_SECONDS, self._limits.array_size
+        self._unwanted: dict[str, bool] = {}
+        """Run ids to cancel at the next look, and whether to kill: one scancel for all of them."""
+        self._profiles: dict[ResourcesSpec, ClusterProfile] = {}
+        self._next_try, self._pause, self._chunk = 0.0, FULL_SECONDS, self._array_size
         self._look()
-        for place in {place.run: place for place in self._places}.values():  # the newest of each run
-            _learn(store, place)
+        newest = {place.run: place for place in self._places}.values()
+        self.settled = frozenset(place.run_id for place in newest if _learn(store, place))
 
     def submit(self, job: Job) -> None:
         self._accept(job)
@@ -89,7 +95,9 @@ class SlurmLauncher:
         self._attached[job.run_id] = job
 
     def poll(self) -> Mapping[str, JobStatus]:
+        self._close_batches()  # of the last look: by now the follower has written down how they ended
         self._look()
+        self._cancel_unwanted()
         self._adopt()
         if self._waiting and time.monotonic() >= self._next_try:
             self._feed()
@@ -110,8 +118,7 @@ class SlurmLauncher:
                 statuses[run_id] = JobStatus(Phase.RUNNING)
             else:
                 del self._attached[run_id]
-                statuses[run_id] = self._ended[run_id] = JobStatus(Phase.ENDED)
-        self._close_batches()
+                statuses[run_id] = self._ended[run_id] = self._last_word(run_id)
         return statuses
 
     def cancel(self, run_id: str, *, kill: bool = False) -> None:
@@ -120,25 +127,29 @@ class SlurmLauncher:
         elif run_id in self._attached:
             claim.send_signal(self._attached[run_id].run_dir, 9 if kill else 15)
         elif run_id in self._placed:
-            cancel_places(self.store, self._places, {run_id}, kill)
+            self._unwanted[run_id] = kill
 
     def logs(self, run_id: str, lines: int = 50) -> list[str]:
         return last_lines(self._jobs[run_id].run_dir.log, lines)
 
     def close(self) -> None:
-        """The jobs are the cluster's, and stay."""
+        """The jobs are the cluster's, and stay, but for those that were to be cancelled."""
+        self._cancel_unwanted()
 
     def submit_all(self) -> tuple[int, int]:
         """Submit what fits now, and come back: how many trials have a job, and how many are left."""
         self._adopt()
         self._feed()
-        return len(self._placed), len(self._waiting)
+        until = time.monotonic() + 2 * UNBORN_SECONDS
+        while any(p.batch.job_id is None for p in self._places) and time.monotonic() < until:
+            time.sleep(self.poll_seconds)  # sbatch was not answered: nobody will look for the job later
+            self.poll()
+        return len(self._jobs) - len(self._waiting), len(self._waiting)
 
     def job_ids(self) -> list[str]:
         """Slurm's ids of this sweep's trials, as far as they are not over."""
-        return sorted(
-            {p.batch.job_id for p in self._places if p.batch.sweep == self.sweep and p.batch.job_id}
-        )
+        live = [p for p in self._places if p.batch.sweep == self.sweep and p.status.phase is not Phase.ENDED]
+        return sorted({p.batch.job_id for p in live if p.batch.job_id})
 
     def _accept(self, job: Job) -> None:
         if job.run_id in self._waiting or job.run_id in self._placed or job.run_id in self._attached:
@@ -165,6 +176,20 @@ class SlurmLauncher:
             if claim.live_worker(job.run_dir) is not None:
                 self._attached[run_id] = self._waiting.pop(run_id)
 
+    def _cancel_unwanted(self) -> None:
+        for kill in (False, True):
+            chosen = {run_id for run_id, killed in self._unwanted.items() if killed is kill}
+            if chosen:
+                cancel_places(self.store, self._places, chosen, kill)
+        self._unwanted.clear()
+
+    def _last_word(self, run_id: str) -> JobStatus:
+        """How a run ended whose worker seemed to live on for a while, as one on another node does until its
+        heartbeat is stale."""
+        told = [p.status for p in self._places if p.run_id == run_id and p.status.phase is Phase.ENDED]
+        told = [status for status in told if status.end not in (None, End.EXITED)]
+        return told[-1] if told else JobStatus(Phase.ENDED)
+
     def _close_batches(self) -> None:
         """Of this sweep alone: the driver of another one has to see first how its jobs ended."""
         found: dict[str, list[Place]] = {}
@@ -177,7 +202,7 @@ class SlurmLauncher:
             if batch.job_id is None:
                 if self._book.never_submitted(batch):
                     self._take_back(batch)
-            elif all(place.status.phase is Phase.ENDED for place in places):
+            elif all(p.status.phase is Phase.ENDED and p.run_id not in self._attached for p in places):
                 batches.close(batch)
 
     def _take_back(self, batch: Batch) -> None:
@@ -190,13 +215,15 @@ class SlurmLauncher:
 
     def _feed(self) -> None:
         """Submit what there is room for, one array for each need of resources."""
-        groups: dict[str, tuple[ClusterProfile, list[Job]]] = {}
+        groups: dict[ResourcesSpec, list[Job]] = {}
         for job in self._waiting.values():
-            profile = self.profile.for_trial(job.resources)
-            groups.setdefault(profile.model_dump_json(), (profile, []))[1].append(job)
-        for profile, jobs in groups.values():
+            groups.setdefault(job.resources, []).append(job)
+        for resources, jobs in groups.items():
+            if resources not in self._profiles:
+                self._profiles[resources] = self.profile.for_trial(resources)
+            profile = self._profiles[resources]
             while jobs:
-                size = min(self._room(), self._chunk, self._limits.array_size) * profile.pack
+                size = min(self._room(), self._chunk) * profile.pack
                 if size <= 0:
                     self.waits_for = f"waits for one of our {self.most_jobs} jobs in the queue to end"
                     return
@@ -214,7 +241,7 @@ class SlurmLauncher:
                     self._wait(str(error))
                     return
                 self.waits_for, self._pause = "", FULL_SECONDS
-        self._chunk = self._limits.array_size
+                self._chunk = min(2 * self._chunk, self._array_size)
 
     def _wait(self, why: str) -> None:
         self.waits_for = why
@@ -242,8 +269,13 @@ class SlurmLauncher:
         reach("driver.claim.after")
         try:
             job_id = sbatch(self.store, batch, profile, elements)
-        except (Full, Refused):
+        except Full:
             batches.discard(batch)
+            raise
+        except Refused as error:
+            batches.discard(batch)
+            if self._placed and "job submit limit" in str(error):  # old Slurm names no limit, but means one
+                raise Full(str(error)) from None
             raise
         except Unanswered:
             self._place(
@@ -270,14 +302,20 @@ class SlurmLauncher:
         return Piece(self._command(job), str(job.run_dir.log), str(run))
 
 
-def _learn(store: Store, place: Place) -> None:
-    """Write down how a job ended that nobody followed, where its worker could not say so itself."""
+def _learn(store: Store, place: Place) -> bool:
+    """Write down how a job ended that nobody followed, where its worker could not say so itself.
+
+    Returns whether that settles the trial: it is cancelled, or failed, and not to be run without being asked for.
+    """
     run_dir, job = batches.run_dir(store, place.run), f"Slurm job {place.status.job}"
     if place.status.phase is not Phase.ENDED or not run_dir.path.exists():
-        return
+        return False
     if state_of(run_dir) not in (TrialState.NEW, TrialState.INTERRUPTED):
-        return
+        return False
     if place.status.end is End.OUT_OF_MEMORY:
         record_failure(run_dir, f"{job} ran out of memory", "oom")
-    elif place.status.end is End.CANCELLED:
+        return True
+    if place.status.end is End.CANCELLED:
         mark_cancelled(run_dir, f"{job} was cancelled")
+        return True
+    return False

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,16 +31,6 @@ class Line:
     name: str
     node: str = ""
     reason: str = ""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the cluster lets one user submit."""
-
-    array_size: int = 1001
-    """Elements of one array: indices stay below it."""
-    jobs: int = 10_000
-    """Jobs that the controller keeps, of all users."""
 
 
 def call(command: Sequence[str], timeout: float = TIMEOUT_SECONDS, fine: Sequence[int] = (0,)) -> str:
@@ -112,19 +103,26 @@ def accounting(job_ids: Iterable[str]) -> list[Line]:
     return found
 
 
-def job_named(name: str) -> str | None:
+def job_named(name: str, since: float) -> str | None:
     """The id of the newest job of that name, from the queue or the accounting; None where neither has one.
 
-    Raises SlurmError when the queue cannot be asked: nothing is known then.
+    The accounting looks for jobs that were there after `since` (seconds since the epoch). Raises SlurmError when the
+    queue cannot be asked: nothing is known then.
     """
     ids = {line.element.split("_")[0] for line in queue([name]) if line.name == name}
     if not ids:
         try:
-            text = call(["sacct", "-n", "-X", "-P", "--name", name, "-o", "JobID,JobName"])
+            text = call(
+                ["sacct", "-n", "-X", "-P", "-S", _stamp(since - 3600), "--name", name, "-o", "JobID,JobName"]
+            )
         except SlurmError:
             return None
         ids = {element.split("_")[0] for element, found in _fields(text, 2) if found == name}
     return max(ids, key=int) if ids else None
+
+
+def _stamp(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(seconds))
 
 
 def expand(element: str) -> list[str]:
@@ -139,11 +137,10 @@ def expand(element: str) -> list[str]:
     return found
 
 
-def limits() -> Limits:
-    """From `scontrol show config`. Raises SlurmError."""
-    text = call(["scontrol", "show", "config"])
-    found = dict(re.findall(r"^(MaxArraySize|MaxJobCount)\s*=\s*(\d+)", text, re.MULTILINE))
-    return Limits(int(found.get("MaxArraySize", 1001)), int(found.get("MaxJobCount", 10_000)))
+def largest_array() -> int:
+    """Elements that one array may have: MaxArraySize, whose 0 means no arrays. Raises SlurmError."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", call(["scontrol", "show", "config"]), re.MULTILINE)
+    return max(1, int(found[1])) if found else 1001
 
 
 def cancel(elements: Sequence[str]) -> None:

@@ -7,11 +7,12 @@ a job counts as alive: a second worker would be worse than a late one.
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from trb_lab.store.run_dir import RunDir, Store, write_json
+from trb_lab.store.run_dir import Store
 
 from . import slurm_commands as slurm
 from .base import SILENT, End, JobStatus, Phase
@@ -45,6 +46,8 @@ class JobBook:
     """Follows every open batch of a store. `look` asks Slurm once for all of them."""
 
     store: Store
+    sweep: str | None = None
+    """The sweep whose driver asks: it alone notes ids that were lost, since it holds the sweep's lease."""
     patient: bool = True
     """Wait before a job counts as gone. A single look has no time for that."""
     problem: str | None = None
@@ -74,7 +77,7 @@ class JobBook:
         if lines is not None:
             self._take(batches, lines)
             for batch in batches:  # a driver's or a report's: nobody has to see how it ended
-                if batch.what != "trials" and not self.lives(batch, 0):
+                if batch.what != "trials" and (self.never_submitted(batch) or not self.lives(batch, 0)):
                     close(batch)
         return [place for batch in batches for place in self._places(batch)]
 
@@ -97,13 +100,15 @@ class JobBook:
         job_id = max(ids, key=int) if ids else None
         if job_id is None:
             try:
-                job_id = slurm.job_named(batch.name)
+                job_id = slurm.job_named(batch.name, since=batch.created)
             except SlurmError:
                 return batch
         if job_id is None:
             self._unborn_since.setdefault(batch.token, time.monotonic())
             return batch
         self._unborn_since.pop(batch.token, None)
+        if batch.sweep != self.sweep:  # its own driver may be in the middle of the submission
+            return replace(batch, job_id=job_id)
         name_pickles(batch, job_id)
         return submitted(batch, job_id)
 
@@ -178,7 +183,16 @@ class JobBook:
 def _of_run(element: Standing, event: Event | None, packed: bool) -> JobStatus:
     """Where a run stands, from its element's standing and the last that the element noted of it."""
     if event is not None and event.event == "end":
-        return JobStatus(Phase.ENDED, event.exit_code, End.EXITED, event.node)
+        if event.exit_code != -signal.SIGKILL:
+            return JobStatus(Phase.ENDED, event.exit_code, End.EXITED, event.node)
+        if element.over:  # only Slurm can tell whether memory was the reason
+            memory = element.end is End.OUT_OF_MEMORY
+            return JobStatus(
+                Phase.ENDED, event.exit_code, End.OUT_OF_MEMORY if memory else End.EXITED, event.node
+            )
+        return JobStatus(Phase.RUNNING, where=event.node)
+    if element.over and packed and event is None and element.end in (End.TIME_LIMIT, End.OUT_OF_MEMORY):
+        return JobStatus(Phase.ENDED, None, End.PREEMPTED, element.where)  # its turn never came
     if element.over:
         # A worker that saved and left says why; else it is as Slurm says.
         saved = event is not None and event.event == "interrupted" and element.end in (End.EXITED, End.UNSEEN)
@@ -207,43 +221,3 @@ def command_jobs(store: Store, sweep: str, what: str = "driver") -> dict[str, Jo
             element = book._standing(batch, 0)
             found[batch.job_id] = JobStatus(element.phase, where=element.where, job=batch.job_id)
     return found
-
-
-def cancel(store: Store, run_ids: Iterable[str], kill: bool = False) -> list[str]:
-    """Take runs out of the queue, and ask running ones to save and end. Returns a line for each that it could not.
-
-    A running worker learns it from a file (its supervisor looks for it), so packed runs end one by one.
-    """
-    book = JobBook(store, patient=False)
-    return cancel_places(store, book.look(), set(run_ids), kill)
-
-
-def cancel_places(store: Store, places: Sequence[Place], run_ids: set[str], kill: bool) -> list[str]:
-    """`cancel`, of places that were looked up already."""
-    problems, waiting = [], []
-    elements: dict[tuple[str, int], list[Place]] = {}
-    for place in places:
-        elements.setdefault((place.batch.token, place.index), []).append(place)
-    for members in elements.values():
-        wanted = [p for p in members if p.run_id in run_ids and p.status.phase is not Phase.ENDED]
-        for place in wanted:
-            request_stop(RunDir(store.root / place.run), kill)
-        left = [p for p in members if p not in wanted and p.status.phase is not Phase.ENDED]
-        began = any(p.status.phase is Phase.RUNNING for p in members)
-        if wanted and not left and not began:
-            waiting.append(wanted[0])
-    named = [p.status.job for p in waiting if p.status.job]
-    problems += [
-        f"{p.run_id}: its job has no id yet; try again in a minute" for p in waiting if not p.status.job
-    ]
-    try:
-        slurm.cancel(named)
-    except SlurmError as error:
-        problems += [f"{p.run_id}: {error}" for p in waiting if p.status.job]
-    return problems
-
-
-def request_stop(run_dir: RunDir, kill: bool = False) -> None:
-    """Ask whoever supervises the worker on its node to end it."""
-    if run_dir.path.exists():
-        write_json(run_dir.stop_request, {"time": time.time(), "what": "kill" if kill else "stop"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trb_lab.errors import LabError
+from trb_lab.errors import LabError, MissingExtra
 from trb_lab.failpoints import reach
 from trb_lab.spec.cluster import ClusterProfile, python_command, setup_lines
 from trb_lab.store.run_dir import Store
@@ -17,6 +18,7 @@ from trb_lab.store.run_dir import Store
 from . import batches, slurm_commands
 from .batches import Batch, Piece
 from .slurm_commands import SlurmError
+from .slurm_pickles import name_pickles
 from .slurm_task import SlurmTask
 
 _FULL = re.compile(
@@ -28,6 +30,12 @@ _UNANSWERED = re.compile(
     r"Resource temporarily unavailable|Transport endpoint|backup controller|slurm_persist_conn|SIGTERM|SIGKILL",
     re.I,
 )
+
+
+def require_submitit() -> None:
+    """Raises MissingExtra where it is not installed."""
+    if importlib.util.find_spec("submitit") is None:
+        raise MissingExtra("A sweep on a cluster", "slurm")
 
 
 class Refused(LabError):
@@ -56,15 +64,17 @@ def submit_command(
     Raises SlurmError or Refused when the cluster does not take it.
     """
     small = profile.for_driver()
+    require_submitit()
     batch = batches.create(store, sweep, what, small.name or "", [[]])
     options = {"dependency": "afterany:" + ":".join(after)} if after else {}
     try:
         job_id = sbatch(store, batch, small, [[Piece(list(argv), str(log))]], options)
     except (Full, Unanswered) as error:
-        found = None if isinstance(error, Full) else slurm_commands.job_named(batch.name)
+        found = None if isinstance(error, Full) else slurm_commands.job_named(batch.name, since=batch.created)
         if found is None:
             batches.discard(batch)
             raise SlurmError(f"The {what} job was not submitted: {error}") from None
+        name_pickles(batch, found)
         job_id = found
     except Refused:
         batches.discard(batch)
@@ -82,6 +92,7 @@ def sbatch(
 ) -> str:
     """Submit, and return the id. Raises Full, Unanswered or Refused."""
     import submitit
+    from submitit.core import utils
 
     tasks = [
         SlurmTask(
@@ -96,8 +107,7 @@ def sbatch(
         for index, element in enumerate(elements)
     ]
     reach("driver.sbatch.before")
-    said = io.StringIO()
-    with slurm_commands.in_no_job(), contextlib.redirect_stderr(said):
+    with slurm_commands.in_no_job(), contextlib.redirect_stderr(io.StringIO()):  # it prints what it raises
         # submitit tells a time-out from a preemption by the clock and counts both; our supervisor knows better.
         executor = submitit.SlurmExecutor(
             batch.folder, max_num_timeout=1_000_000, python=python_command(profile)
@@ -105,8 +115,8 @@ def sbatch(
         executor.update_parameters(**_parameters(batch, profile), **(options or {}))
         try:
             jobs = executor.submit_array(tasks) if len(tasks) > 1 else [executor.submit(tasks[0])]
-        except submitit.core.utils.FailedJobError as error:
-            raise _meaning(" ".join(str(error).split()), profile) from None
+        except (utils.FailedJobError, utils.FailedSubmissionError) as error:
+            raise _meaning(error, profile) from None
     reach("driver.sbatch.after")
     return str(jobs[0].job_id).split("_")[0]
 
@@ -143,8 +153,14 @@ def _parameters(batch: Batch, profile: ClusterProfile) -> dict[str, Any]:
     return {key: value for key, value in parameters.items() if value is not None}
 
 
-def _meaning(said: str, profile: ClusterProfile) -> Exception:
+def _meaning(error: Exception, profile: ClusterProfile) -> Exception:
     """What sbatch's complaint means for us."""
+    said = " ".join(str(error).split())
+    code = getattr(error.__cause__, "returncode", None)
+    if not said or code is None or code < 0 or code > 128:  # killed, or its answer was not understood
+        return Unanswered(
+            f"sbatch ended without an answer ({said or f'code {code}'}): looking for the job by its name"
+        )
     if _FULL.search(said):
         return Full(said)
     if _UNANSWERED.search(said):

@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from trb_lab.store.locks import Lost
-from trb_lab.store.run_dir import RunDir, read_json
+from trb_lab.store.run_dir import RunDir, newest_checkpoint, read_json
 
 from .base import End
 from .batches import ElementLog, Event, Piece
@@ -31,6 +31,8 @@ LOOK_SECONDS = 0.2
 """Between two looks at the workers."""
 STOP_LOOK_SECONDS = 1.0
 """Between two looks for a wish to stop one of them."""
+WHOLE_LIMIT_SECONDS = 60.0
+"""A run that began so soon after its job had the whole time limit."""
 STOPPED, FENCED = 130, Lost.exit_code
 """Exit codes of a worker: it saved and ended because it was asked to; another one has its trial."""
 
@@ -90,6 +92,7 @@ class Supervisor:
             Path(self.task.store) / "slurm" / self.task.token / f"element_{self.task.index}.jsonl"
         )
         self.children: list[_Child] = []
+        self.began = time.time()
         self.interrupted = False
         self.worst = 0
         self._next_look = 0.0
@@ -105,6 +108,8 @@ class Supervisor:
                 self._start(waiting.popleft())
             if self.signalled:
                 self.interrupted = self.interrupted or bool(waiting)
+                for piece in waiting:  # its turn comes in another job
+                    self._note_event(piece, "interrupted", end=End.PREEMPTED)
                 waiting.clear()
                 for child in self.children:
                     self._ask(child)
@@ -130,7 +135,7 @@ class Supervisor:
             self._end(piece, STOPPED)
             return
         self._note_event(
-            piece, "start", checkpoint=_newest_checkpoint(self._run_dir(piece)) if piece.run else None
+            piece, "start", checkpoint=newest_checkpoint(self._run_dir(piece)) if piece.run else None
         )
         log = Path(piece.log)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -205,14 +210,14 @@ class Supervisor:
     def _interrupt(self, piece: Piece, code: int) -> None:
         """It saved, and has more to do. One that a whole time limit did not bring to a checkpoint never will."""
         end = End.TIME_LIMIT if signal.SIGUSR2 in self.signalled else End.PREEMPTED
-        newest = _newest_checkpoint(self._run_dir(piece)) if piece.run is not None else None
+        newest = newest_checkpoint(self._run_dir(piece)) if piece.run is not None else None
         before = self.log.last().get(piece.run or "")
         hopeless = (
             end is End.TIME_LIMIT
-            and piece.run is not None
             and self.incarnation > 0
             and before is not None
             and before.checkpoint == newest
+            and before.time - self.began < WHOLE_LIMIT_SECONDS
         )
         self.interrupted = self.interrupted or not hopeless
         self._note_event(piece, "interrupted", code, end, newest)
@@ -233,7 +238,11 @@ class Supervisor:
         if piece.run is None or (self._shared and self.rank > 0):
             return
         node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        self.log.append(Event(event, piece.run, time.time(), self.incarnation, node, code, end, checkpoint))
+        note = Event(event, piece.run, time.time(), self.incarnation, node, code, end, checkpoint)
+        try:
+            self.log.append(note)
+        except OSError as error:  # a full disk must not end the other workers of this job
+            print(f"Not noted ({error}): {note}", file=sys.stderr, flush=True)
 
     def _go_back_into_the_queue(self) -> None:
         """The place is needed for somebody else, or the time is up: the rest is for the next incarnation."""
@@ -256,7 +265,10 @@ class Supervisor:
             )
 
     def _is_unwanted(self, piece: Piece) -> bool:
-        return piece.run is not None and self._run_dir(piece).stop_request.exists()
+        try:
+            return piece.run is not None and self._run_dir(piece).stop_request.exists()
+        except OSError:  # the file system is away for a moment
+            return False
 
     def _run_dir(self, piece: Piece) -> RunDir:
         return RunDir(Path(self.task.store) / str(piece.run))
@@ -270,12 +282,6 @@ def gpu_share(gpus: list[str], place: int, places: int) -> list[str]:
     share = max(1, len(gpus) // places)
     first = place * share % len(gpus)
     return gpus[first : first + share]
-
-
-def _newest_checkpoint(run_dir: RunDir) -> str | None:
-    """Name of the last checkpoint, of the supervised phase where there is none of training."""
-    names = sorted(path.name for path in run_dir.checkpoints.glob("s*_*"))  # sft_... before step_...
-    return names[-1] if names else None
 
 
 def _element(env: Any) -> str:

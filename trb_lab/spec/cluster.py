@@ -338,11 +338,6 @@ def setup_lines(profile: ClusterProfile) -> list[str]:
     return [*exports, *profile.setup]
 
 
-def command_prefix(profile: ClusterProfile) -> list[str]:
-    """What goes before the interpreter on a node: the container's words, or nothing."""
-    return shlex.split(profile.container) if profile.container else []
-
-
 def python_command(profile: ClusterProfile, arguments: Sequence[str] = ()) -> str:
     """The interpreter of a job as one shell text, container prefix included, with arguments quoted.
 

@@ -146,6 +146,12 @@ class RunDir:
         return self.path / "stop.json"
 
 
+def newest_checkpoint(run_dir: RunDir) -> str | None:
+    """Name of the last checkpoint's folder, whole or not; of the supervised phase where there is none of training."""
+    names = sorted(path.name for path in run_dir.checkpoints.glob("s*_*"))  # sft_... before step_...
+    return names[-1] if names else None
+
+
 @dataclass(frozen=True)
 class SweepDir:
     """Paths of one sweep."""

@@ -82,8 +82,11 @@ def save(
         write_json(temporary / STATE, {**state, "sizes": sizes})
         reach("worker.checkpoint.inside")
         fence()
-        shutil.rmtree(final, ignore_errors=True)
+        replaced = run_dir.checkpoints / f".tmp-old-{uuid.uuid4().hex[:8]}"
+        if final.exists():  # the same step again, after an evaluation that was cut short
+            final.rename(replaced)
         os.rename(temporary, final)
+        shutil.rmtree(replaced, ignore_errors=True)  # gigabytes: only now that the new one has its name
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk its room is wanted
         raise
