@@ -502,8 +502,9 @@ def test_workers_of_one_trial_know_their_rank(bench: Bench, tmp_path: Path):
     )
     job = bench.job("r0")
     launcher.submit(job)
-    drain(launcher)
-    lines = sorted(line.split() for line in job.run_dir.log.read_text().splitlines() if line[:1].isdigit())
+    drain(launcher)  # that is, until the first of its tasks has ended
+    wait_for(lambda: len(job.run_dir.log.read_text().splitlines()) == 4)
+    lines = sorted(line.split() for line in job.run_dir.log.read_text().splitlines())
     assert [line[:2] for line in lines] == [[str(i), "4"] for i in range(4)]
     assert len({tuple(line[3:]) for line in lines}) == 1
 
