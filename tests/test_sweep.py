@@ -298,7 +298,7 @@ def test_a_store_that_cannot_be_written_is_told_in_words(
         raise OSError(number, os.strerror(number), str(path))
 
     monkeypatch.setattr("trb_lab.store.run_dir.write_atomic", fail)
-    why = {errno.ENOSPC: "its disk is full", errno.EROFS: "read-only file system"}[number]
+    why = {errno.ENOSPC: "the disk is full", errno.EROFS: "the file system cannot be written"}[number]
     with pytest.raises(LabError, match=f"cannot be written: .*{why}.*plan.json") as caught:
         lab.run()
     assert caught.value.exit_code == 1

@@ -258,7 +258,7 @@ def test_a_full_disk_after_the_submission_loses_nothing(
         raise OSError(errno.ENOSPC, "No space left on device", str(lab.store.root))
 
     monkeypatch.setattr("trb_lab.launch.batches.submitted", fail)
-    with pytest.raises(LabError, match="its disk is full"):
+    with pytest.raises(LabError, match="the disk is full"):
         run(lab)
     monkeypatch.undo()
     for key, value in cluster.environment().items():

@@ -61,6 +61,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LabError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        from trb_lab.store.disk import disk_trouble
+
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(trouble, file=sys.stderr)
+        return trouble.exit_code
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except typer.Abort:

@@ -11,12 +11,11 @@ from typing import Any
 
 from trb_lab.errors import LabError
 from trb_lab.store import locks
+from trb_lab.store.disk import DISK_WORDS
 from trb_lab.store.run_dir import Store, SweepDir
 
 _WHY = {
-    errno.ENOSPC: "its disk is full; make room (`trb-lab clean`)",
-    errno.EDQUOT: "your quota on its disk is used up; make room (`trb-lab clean`)",
-    errno.EROFS: "it is on a read-only file system",
+    **DISK_WORDS,
     errno.EACCES: "you may not write there",
     errno.EPERM: "you may not write there",
     errno.ENOTDIR: "a file stands where a folder is wanted",

@@ -8,11 +8,12 @@ import re
 
 from trb_lab.errors import LabError
 
-_WORDS = {
+DISK_WORDS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EROFS: "the file system cannot be written",
 }
+"""What a file system that takes no more writes says, by error number."""
 
 
 class DiskTrouble(LabError):
@@ -22,11 +23,11 @@ class DiskTrouble(LabError):
 def disk_trouble(error: BaseException) -> DiskTrouble | None:
     """The error in words where it is one of the disk; None for any other."""
     number = error.errno if isinstance(error, OSError) else _number_in(error)
-    if number is None or number not in _WORDS:
+    if number is None or number not in DISK_WORDS:
         return None
     name = getattr(error, "filename", None)
     return DiskTrouble(
-        f"{_WORDS[number]}: {name or os.strerror(number)}. What is saved is whole; make room (or let it be written) "
+        f"{DISK_WORDS[number]}: {name or os.strerror(number)}. What is saved is whole; make room (or let it be written) "
         "and the same command goes on from the newest checkpoint."
     )
 
