@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -190,6 +191,21 @@ def test_store_may_stand_anywhere(given: list[str], expected: list[str]) -> None
 )
 def test_retry_failed_alone_means_all(given: list[str], expected: list[str]) -> None:
     assert cli._retry_all(given) == expected
+
+
+@pytest.mark.parametrize("incarnation", [None, "0", "1"])
+def test_a_driver_job_that_is_back_from_the_queue_retries_nothing_again(
+    monkeypatch: pytest.MonkeyPatch, incarnation: str | None
+) -> None:
+    monkeypatch.delenv("TRB_LAB_INCARNATION", raising=False)
+    if incarnation is not None:
+        monkeypatch.setenv("TRB_LAB_INCARNATION", incarnation)
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("trb_lab.sweep.run_sweep", lambda *args, **options: asked.update(options) or 0)
+    assert main(["sweep", "file.yaml", "--retry-failed=oom", "--take-over"]) == 0
+    again = incarnation == "1"
+    assert asked["retry_failed"] == (False if again else {"oom"})
+    assert asked["take_over"] is not again
 
 
 def test_schema_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

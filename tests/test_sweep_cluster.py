@@ -144,6 +144,35 @@ def test_what_does_not_fit_waits_for_the_same_command(
     assert lab.attempts() == 6
 
 
+def test_a_report_that_does_not_fit_leaves_the_trials_submitted(
+    lab: Lab, cluster: FakeSlurm, capsys: pytest.CaptureFixture[str]
+):
+    cluster.script(max_submit=6, start=False)
+    assert run(lab, detach=True) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("fake: 4 trials")
+    assert "6 runs submitted.\n" in captured.out
+    assert "The report job was not submitted: " in captured.err
+    assert "trb-lab report fake" in captured.err
+    assert list(cluster.states().values()) == ["PENDING"] * 6
+
+
+def test_what_was_cancelled_while_no_driver_ran_stays_cancelled(lab: Lab, cluster: FakeSlurm):
+    lab.edit("seeds: [0, 1]", "seeds: [0]")
+    cluster.script(start=False)
+    run(lab, detach=True)
+    for job in cluster.jobs():
+        cluster.cancel(job)
+    cluster.script(start=True)
+    before = submissions(cluster)
+    assert run(lab) == 0
+    assert set(lab.states().values()) == {"cancelled"}
+    assert (submissions(cluster), lab.attempts()) == (before, 0)
+    assert run(lab, retry_failed=frozenset({"cancelled"})) == 0
+    assert set(lab.states().values()) == {"completed"}
+    assert lab.attempts() == 4
+
+
 def test_the_driver_may_be_a_job(lab: Lab, cluster: FakeSlurm, capsys: pytest.CaptureFixture[str]):
     assert run(lab) == 0
     capsys.readouterr()

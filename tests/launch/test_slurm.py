@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trb_lab.launch import claim, slurm, slurm_cancel, slurm_jobs
 from trb_lab.launch.base import End, Job, JobStatus, Launcher, Phase
-from trb_lab.launch.batches import BatchFiles
+from trb_lab.launch.batches import BatchFiles, ElementLog, Piece
 from trb_lab.launch.follow import Fleet, Member
 from trb_lab.launch.slurm import SlurmLauncher
+from trb_lab.launch.slurm_jobs import JobBook
+from trb_lab.launch.slurm_task import SlurmTask, Supervisor
 from trb_lab.spec.cluster import ClusterProfile
 from trb_lab.store.run_dir import Store, read_json, write_json
-from trb_lab.store.status import attempt_count, state_of
+from trb_lab.store.status import attempt_count, last_error, state_of
+from trb_lab.store.status import cancel as mark_cancelled
 
 from ..slurm_fakes import FakeSlurm
 from .conformance import REPOSITORY, LauncherConformance, fake_command, wait_for
@@ -193,6 +198,58 @@ def test_one_trial_of_a_shared_job_is_cancelled_alone(bench: Bench):
     assert launcher.poll()["b"].phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize(
+    ("state", "end"), [("TIMEOUT", End.TIME_LIMIT), ("OUT_OF_MEMORY", End.OUT_OF_MEMORY)]
+)
+def test_a_run_that_waits_its_turn_shares_no_fault_of_its_job(bench: Bench, state: str, end: End):
+    for name in ("a", "b"):
+        bench.job(name, **LONG)
+    launcher = bench.submitted("a", "b", pack=2)
+    bench.working("a")
+    bench.cluster.finish_all(state)
+    assert {run_id: status.end for run_id, status in drain(launcher).items()} == {
+        "a": end,
+        "b": End.PREEMPTED,
+    }
+
+
+def test_a_run_that_waits_its_turn_has_not_used_up_the_time_of_its_job(bench: Bench):
+    for name in ("a", "b"):
+        bench.job(name, **LONG)
+    launcher = bench.submitted("a", "b", pack=2)
+    bench.working("a")
+    bench.cluster.time_limit("101")  # its supervisor still notes what it leaves
+    bench.cluster.wait_idle()
+    (batch,) = BatchFiles(bench.store).open()
+    assert batch.log(0).last()["trials/b"].event == "interrupted"
+    ended = {run_id: status.end for run_id, status in drain(launcher).items()}
+    assert ended == {"a": End.TIME_LIMIT, "b": End.PREEMPTED}
+
+
+def test_a_run_that_waits_its_turn_goes_on_when_another_took_the_memory(bench: Bench):
+    jobs = [bench.job("a", **LONG), bench.job("b")]
+    fleet = Fleet(bench.launcher(pack=2), [Member(job, steps=3) for job in jobs])
+    fleet.tick()
+    bench.working("a")
+    bench.cluster.out_of_memory("101")
+    to_its_end(fleet)
+    assert standings(fleet) == {"a": "failed", "b": "completed"}
+    assert [attempt_count(job.run_dir) for job in jobs] == [1, 1]
+
+
+def test_many_are_taken_out_of_the_queue_at_once(bench: Bench):
+    bench.cluster.script(start=False)
+    names = [f"r{i}" for i in range(5)]
+    launcher = bench.submitted(*names)
+    for name in names:
+        launcher.cancel(name)
+    assert bench.cluster.calls("scancel") == []
+    launcher.poll()
+    assert len(bench.cluster.calls("scancel")) == 1
+    assert set(bench.cluster.states().values()) == {"CANCELLED"}
+    assert {status.end for status in drain(launcher).values()} == {End.CANCELLED}
+
+
 # --- sbatch
 
 
@@ -210,6 +267,30 @@ def test_a_submission_that_never_arrived_is_made_again(bench: Bench):
     fleet = follow(bench.launcher(), bench.job("r0"), bench.job("r1"))
     assert set(standings(fleet).values()) == {"completed"}
     assert len(bench.cluster.jobs()) == 2
+
+
+def test_an_sbatch_that_was_killed_may_have_worked(bench: Bench):
+    bench.cluster.script(sbatch=["killed"])
+    job = bench.job("r0")
+    fleet = follow(bench.launcher(), job)  # a Refused would end it here
+    assert standings(fleet) == {"r0": "completed"}
+    assert (bench.submissions(), len(bench.cluster.jobs())) == (1, 1)
+    assert attempt_count(job.run_dir) == 1
+
+
+@pytest.mark.parametrize("sweep", [None, "another"])
+def test_who_only_looks_does_not_finish_somebody_elses_submission(bench: Bench, sweep: str | None):
+    bench.cluster.script(sbatch=["accepted"], start=False)
+    launcher = bench.submitted("r0")
+    (place,) = JobBook(bench.store, sweep).look()
+    assert (place.status.phase, place.status.job) == (Phase.WAITING, "101")
+    (batch,) = BatchFiles(bench.store).open()
+    assert batch.job_id is None
+    assert list(batch.folder.glob("*_submitted.pkl")) == []
+    launcher.poll()
+    (batch,) = BatchFiles(bench.store).open()
+    assert batch.job_id == "101"
+    assert [path.name for path in batch.folder.glob("*_submitted.pkl")] == ["101_submitted.pkl"]
 
 
 def test_a_job_that_the_cluster_refuses_for_good_is_an_error_in_words(bench: Bench):
@@ -441,6 +522,73 @@ def test_a_job_without_memory_is_a_failure_of_that_class(bench: Bench):
     assert last["error_class"] == "oom"
 
 
+def test_a_worker_killed_alone_for_want_of_memory_is_a_failure_of_that_class(bench: Bench):
+    job = bench.job("r0", **LONG)
+    fleet = Fleet(bench.launcher(), [Member(job, steps=3)])
+    fleet.tick()
+    bench.working("r0")
+    bench.cluster.out_of_memory("101", one=True)  # its supervisor lives, and ends as after any kill
+    to_its_end(fleet)
+    status = fleet.members["r0"].status
+    assert status is not None
+    assert (status.end, status.exit_code) == (End.OUT_OF_MEMORY, -signal.SIGKILL)
+    assert standings(fleet) == {"r0": "failed"}
+    assert (last_error(job.run_dir) or {})["error_class"] == "oom"
+    assert attempt_count(job.run_dir) == 1
+
+
+@pytest.mark.parametrize(
+    ("befalls", "standing"), [("cancel", "cancelled"), ("out_of_memory", "failed"), ("preempt", "completed")]
+)
+def test_how_a_job_ended_is_still_known_when_its_worker_seems_to_outlive_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, befalls: str, standing: str
+):
+    """As one on a lost node does, for as long as its last heartbeat is young."""
+    job = bench.job("r0", **LONG)
+    bench.cluster.script(requeue=False)
+    fleet = Fleet(bench.launcher(), [Member(job, steps=3)])
+    fleet.tick()
+    bench.working("r0")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(claim, "live_worker", lambda run_dir: {"host": "a node", "pid": 1})
+        getattr(bench.cluster, befalls)("101")
+        bench.cluster.wait_idle()
+        bench.job("r0")  # has made its steps, should it start again
+        for _ in range(5):
+            fleet.tick()
+        assert standings(fleet) == {"r0": "running"}
+        assert [batch.job_id for batch in BatchFiles(bench.store).open()] == ["101"]
+    to_its_end(fleet)
+    assert standings(fleet) == {"r0": standing}
+    assert (last_error(job.run_dir) or {}).get("error_class") == ("oom" if standing == "failed" else None)
+    assert bench.submissions() == (2 if standing == "completed" else 1)
+    fleet.tick()
+    assert BatchFiles(bench.store).open() == []
+
+
+def test_a_job_cancelled_while_nobody_looked_is_settled(bench: Bench):
+    bench.cluster.script(start=False)
+    bench.submitted("r0", "r1").close()
+    subprocess.run(["scancel", "101_0"], check=True)
+    launcher = bench.launcher()
+    assert launcher.settled == {"r0"}
+    assert [str(state_of(bench.store.trial(name))) for name in ("r0", "r1")] == ["cancelled", "new"]
+    assert bench.launcher().settled == frozenset()  # it is written down by now
+
+
+def test_a_cancelled_trial_that_is_tried_again_may_be_cancelled_again(bench: Bench):
+    bench.cluster.script(start=False)
+    job = bench.job("r0")
+    mark_cancelled(job.run_dir, "by hand")
+    fleet = Fleet(bench.launcher(), [Member(job, steps=3)])
+    fleet.tick()
+    subprocess.run(["scancel", "101"], check=True)
+    to_its_end(fleet)
+    assert standings(fleet) == {"r0": "cancelled"}
+    assert state_of(job.run_dir) == "cancelled"
+    assert bench.submissions() == 1
+
+
 def test_a_trial_that_is_always_killed_fails_in_the_end(bench: Bench):
     job = bench.job("r0", kill_at=1, kills=99)
     fleet = follow(bench.launcher(), job)
@@ -521,3 +669,91 @@ def test_batch_records_are_written_before_the_submission(bench: Bench):
     (batch,) = BatchFiles(bench.store).open()
     assert (batch.job_id, batch.elements) == (None, [["trials/r0"]])
     assert read_json(batch.folder / "batch.json")["sweep"] == "sweep"
+
+
+# --- a time limit that leads nowhere
+
+
+class Scripted:
+    """A launcher that says what a test wishes."""
+
+    name = "slurm"
+    slots = 1
+    poll_seconds = 0.0
+    outlives_driver = True
+    settled: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.said: dict[str, JobStatus] = {}
+        self.submitted: list[str] = []
+
+    def submit(self, job: Job) -> None:
+        self.submitted.append(job.run_id)
+        self.said[job.run_id] = JobStatus(Phase.WAITING)
+
+    def attach(self, job: Job) -> None:
+        self.said[job.run_id] = JobStatus(Phase.RUNNING)
+
+    def poll(self) -> Mapping[str, JobStatus]:
+        return dict(self.said)
+
+    def cancel(self, run_id: str, *, kill: bool = False) -> None:
+        raise AssertionError("nobody cancels here")
+
+    def logs(self, run_id: str, lines: int = 50) -> list[str]:
+        return []
+
+    def close(self) -> None: ...
+
+
+def test_a_time_limit_without_a_new_checkpoint_is_a_failure(bench: Bench):
+    job, launcher = bench.job("r0"), Scripted()
+    fleet = Fleet(launcher, [Member(job, steps=3)])
+    for number in (1, 2, 3):
+        launcher.said["r0"] = JobStatus(Phase.RUNNING)
+        fleet.tick()
+        if number < 3:  # the third one saves nothing new
+            (job.run_dir.checkpoints / f"step_{number:06d}").mkdir(parents=True)
+        launcher.said["r0"] = JobStatus(Phase.ENDED, end=End.TIME_LIMIT)
+        fleet.tick()
+        assert standings(fleet) == {"r0": "waiting" if number < 3 else "failed"}
+    assert len(launcher.submitted) == 3
+    assert (last_error(job.run_dir) or {})["error_class"] == "time_limit"
+
+
+def test_a_worker_whose_start_nobody_saw_is_not_called_stuck(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    job, launcher = bench.job("r0"), Scripted()
+    (job.run_dir.checkpoints / "step_000001").mkdir(parents=True)
+    with monkeypatch.context() as working:
+        working.setattr(claim, "live_worker", lambda run_dir: {"pid": 1})
+        fleet = Fleet(launcher, [Member(job, steps=3)])
+        fleet.tick()
+    launcher.said["r0"] = JobStatus(Phase.ENDED, end=End.TIME_LIMIT)
+    fleet.tick()
+    assert standings(fleet) == {"r0": "waiting"}
+    assert launcher.submitted == ["r0"]
+
+
+# --- the supervisor
+
+
+@pytest.mark.parametrize("trouble", ["log", "wishes"])
+def test_a_supervisor_goes_on_while_the_file_system_is_away(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trouble: str
+):
+    monkeypatch.setattr("trb_lab.launch.slurm_task.signal.signal", lambda *args: None)  # pytest has its own
+    job = bench.job("r0")
+
+    def away(*args: Any) -> Any:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    if trouble == "log":
+        monkeypatch.setattr(ElementLog, "append", away)
+    else:
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda p: away() if p.name == "stop.json" else exists(p))
+    (bench.store.slurm / "token").mkdir(parents=True)
+    piece = Piece(fake_command(job), str(job.run_dir.log), "trials/r0")
+    assert Supervisor(SlurmTask(str(bench.store.root), "token", 0, [piece])).run() == 0
+    assert state_of(job.run_dir) == "completed"
+    assert ("Not noted" in capsys.readouterr().err) is (trouble == "log")

@@ -137,6 +137,9 @@ def event(what: str, **values: object) -> Event:
     return Event(what, "trials/a", 1.0, 0, "node7", **values)  # type: ignore[arg-type]
 
 
+SAVED = event("interrupted", exit_code=130, end=End.PREEMPTED)
+
+
 @pytest.mark.parametrize(
     ("element", "noted", "packed", "phase", "end"),
     [
@@ -149,6 +152,9 @@ def event(what: str, **values: object) -> Event:
         (standing("OUT_OF_MEMORY"), event("end", exit_code=-9), False, Phase.ENDED, End.OUT_OF_MEMORY),
         (standing("OUT_OF_MEMORY"), None, True, Phase.ENDED, End.PREEMPTED),
         (standing("TIMEOUT"), None, True, Phase.ENDED, End.PREEMPTED),
+        (standing("TIMEOUT"), event("interrupted", end=End.PREEMPTED), True, Phase.ENDED, End.PREEMPTED),
+        (standing("CANCELLED"), event("interrupted", end=End.PREEMPTED), True, Phase.ENDED, End.CANCELLED),
+        (standing("TIMEOUT"), SAVED, True, Phase.ENDED, End.TIME_LIMIT),
         (standing("TIMEOUT"), None, False, Phase.ENDED, End.TIME_LIMIT),
         (standing("PENDING"), event("interrupted", end=End.PREEMPTED), False, Phase.WAITING, None),
         (standing("COMPLETED"), event("interrupted", end=End.TIME_LIMIT), False, Phase.ENDED, End.TIME_LIMIT),

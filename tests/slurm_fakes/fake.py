@@ -141,6 +141,12 @@ class FakeSlurm:
             for e in world.find(element):
                 world.take_away(e, "CANCELLED", grace=world.script["kill_wait"])
 
+    def time_limit(self, element: str) -> None:
+        """The time is up, and no warning was asked for."""
+        with World(self.folder) as world:
+            for e in world.find(element):
+                world.take_away(e, "TIMEOUT", grace=world.script["kill_wait"])
+
     def node_fail(self, element: str, *, zombie: bool = False) -> None:
         """The node is gone. With `zombie` its processes live on, and Slurm does not know."""
         with World(self.folder) as world:

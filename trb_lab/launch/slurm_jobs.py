@@ -191,8 +191,10 @@ def _of_run(element: Standing, event: Event | None, packed: bool) -> JobStatus:
                 Phase.ENDED, event.exit_code, End.OUT_OF_MEMORY if memory else End.EXITED, event.node
             )
         return JobStatus(Phase.RUNNING, where=event.node)
-    if element.over and packed and event is None and element.end in (End.TIME_LIMIT, End.OUT_OF_MEMORY):
-        return JobStatus(Phase.ENDED, None, End.PREEMPTED, element.where)  # its turn never came
+    # Its turn never came: nothing is noted of it, or that its job had to end first (which has no exit code).
+    unbegun = event is None or (event.event == "interrupted" and event.exit_code is None)
+    if element.over and packed and unbegun and element.end in (End.TIME_LIMIT, End.OUT_OF_MEMORY):
+        return JobStatus(Phase.ENDED, None, End.PREEMPTED, element.where)
     if element.over:
         # A worker that saved and left says why; else it is as Slurm says.
         saved = event is not None and event.event == "interrupted" and element.end in (End.EXITED, End.UNSEEN)

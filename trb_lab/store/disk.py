@@ -27,7 +27,7 @@ def disk_trouble(error: BaseException) -> DiskTrouble | None:
         return None
     name = getattr(error, "filename", None)
     return DiskTrouble(
-        f"{DISK_WORDS[number]}: {name or os.strerror(number)}. What is saved is whole; make room (or let it be written) "
+        f"{DISK_WORDS[number]}: {name or os.strerror(number)}. What is saved is whole; make room for it "
         "and the same command goes on from the newest checkpoint."
     )
 
