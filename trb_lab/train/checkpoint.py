@@ -85,7 +85,12 @@ def save(
         replaced = run_dir.checkpoints / f".tmp-old-{uuid.uuid4().hex[:8]}"
         if final.exists():  # the same step again, after an evaluation that was cut short
             final.rename(replaced)
-        os.rename(temporary, final)
+        try:
+            os.rename(temporary, final)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(final)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)  # gigabytes: only now that the new one has its name
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk its room is wanted
