@@ -54,7 +54,8 @@ dist.init_process_group("gloo")
 total = torch.tensor([float(dist.get_rank() + 1)])
 dist.all_reduce(total)
 local = os.environ["LOCAL_RANK"]
-print(f"rank {dist.get_rank()} (local {local}) of {dist.get_world_size()}: {total.item():.0f}", flush=True)
+line = f"rank {dist.get_rank()} (local {local}) of {dist.get_world_size()}: {total.item():.0f}\\n"
+os.write(1, line.encode())  # in one piece: the other rank prints to the same file
 dist.destroy_process_group()
 """
 
@@ -67,6 +68,7 @@ def test_the_tasks_of_a_job_find_each_other(store: Store, profile: ClusterProfil
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     launcher.submit(Job(run_dir))
     wait_for(lambda: launcher.poll()["two"].phase is Phase.ENDED, PATIENCE)
+    wait_for(lambda: len(run_dir.log.read_text().splitlines()) == 2, PATIENCE)  # rank 0 tells the end of both
     assert launcher.poll()["two"].exit_code == 0, launcher.logs("two")
     said = sorted(line for line in launcher.logs("two") if line.startswith("rank "))
     assert said == ["rank 0 (local 0) of 2: 3", "rank 1 (local 1) of 2: 3"]
