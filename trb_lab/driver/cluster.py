@@ -207,8 +207,14 @@ def _own_verb(store: Store, arguments: Sequence[str]) -> list[str]:
 
 def _one_job(wants: ClusterProfile) -> str:
     """`2 tasks of 1 GPU and 4 cores, 64GB, 12h`."""
-    one = " and ".join(filter(None, [f"{wants.gpus} GPUs" if wants.gpus else "", f"{wants.cpus} cores"]))
+    one = " and ".join(
+        filter(None, [_many(wants.gpus, "GPU") if wants.gpus else "", _many(wants.cpus, "core")])
+    )
     tasks = f"{wants.tasks} tasks of {one}" if wants.tasks > 1 else one
     nodes = f"on {wants.nodes} nodes" if wants.nodes > 1 else ""
     memory = f"{wants.mem} of memory" if wants.mem is not None else ""
     return ", ".join(filter(None, [tasks, nodes, memory, f"{wants.time} of time"]))
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
