@@ -83,7 +83,7 @@ def test_a_sweep_runs_on_a_cluster_once_and_then_nothing(
 ):
     assert run(lab) == 0
     out = capsys.readouterr().out
-    assert "On fake (partition main): 6 runs in a job each; a job asks for 1 cores, 60m of time." in out
+    assert "On fake (partition main): 6 runs in a job each; a job asks for 1 core, 60m of time." in out
     assert "At most 3 jobs of an array run at once." in out
     assert set(lab.states().values()) == {"completed"}
     before = submissions(cluster)
@@ -274,7 +274,7 @@ def test_dry_run_says_what_would_be_asked(lab: Lab, cluster: FakeSlurm, capsys: 
     profile(lab, "pack: 3\ngpus: 2\nmem: 8GB\nmax_jobs: 9\n")
     assert run(lab, dry_run=True) == 0
     out = capsys.readouterr().out
-    assert "6 runs in 2 jobs of up to 3; a job asks for 2 GPUs and 1 cores, 8GB of memory, 60m" in out
+    assert "6 runs in 2 jobs of up to 3; a job asks for 2 GPUs and 1 core, 8GB of memory, 60m" in out
     assert "and 9 of our jobs are in the queue." in out
     assert not lab.store.root.exists()
     assert cluster.calls() == []
