@@ -32,8 +32,8 @@ smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)
 test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
-test-faults: $(STAMP)  ## Every fault, and 100 seeded random ones, on a fake Slurm (about 20 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 -n $(PYTEST_WORKERS) -s
+test-faults: $(STAMP)  ## 100 seeded cases of faults on a fake Slurm, and 4 with real workers (about 10 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 --fault-real 4 -n $(PYTEST_WORKERS) -s
 
 test-slurm: $(STAMP)  ## The tests that need a real Slurm: brings up one node, tests, takes it down (at most 12 minutes)
 	slurm/dev-cluster/cluster run env OMP_NUM_THREADS=1 TRB_LAB_TEST_SLURM=1 $(BIN)/python -m pytest -m slurm -s

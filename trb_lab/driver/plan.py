@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trb_lab.driver.action import Action, decide
 from trb_lab.driver.references import Reference, plan_references
@@ -34,6 +35,17 @@ class Row:
     @property
     def name(self) -> str:
         return " ".join(filter(None, [self.draft.arm, self.draft.setting, f"seed={self.draft.seed}"]))
+
+    def as_json(self) -> dict[str, Any]:
+        """What tells it from the others."""
+        draft = self.draft
+        return {
+            "run_id": self.run_id,
+            "arm": draft.arm,
+            "setting": draft.setting,
+            "seed": draft.seed,
+            "overrides": draft.overrides,
+        }
 
 
 @dataclass(frozen=True)
@@ -136,11 +148,7 @@ def write_plan(plan: Plan, store: Store) -> None:
         "spec": plan.sweep.model_dump(mode="json"),
         "trials": [
             {
-                "run_id": row.run_id,
-                "arm": row.draft.arm,
-                "setting": row.draft.setting,
-                "seed": row.draft.seed,
-                "overrides": row.draft.overrides,
+                **row.as_json(),
                 "spec": row.draft.spec.model_dump(mode="json"),
                 "eval_sets": {s.name: set_fingerprint(s) for s in row.draft.spec.eval.sets},
             }

@@ -25,11 +25,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "counts": plan.counts(),
         "trials": [
             {
-                "run_id": row.run_id,
-                "arm": row.draft.arm,
-                "setting": row.draft.setting,
-                "seed": row.draft.seed,
-                "overrides": row.draft.overrides,
+                **row.as_json(),
                 "action": str(row.action),
                 "error_class": plan.trials[row.run_id].error_class,
             }

@@ -9,7 +9,6 @@ an id that Slurm gave to somebody else since is not taken for ours. The job itse
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 import uuid
@@ -18,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+from trb_lab.store.run_dir import RunDir, Store, append_line, read_json, write_json
 
 from .base import End
 
@@ -98,15 +97,7 @@ class ElementLog:
     path: Path
 
     def append(self, event: Event) -> None:
-        line = json.dumps({k: v for k, v in asdict(event).items() if v is not None}) + "\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, (("\n" if torn else "") + line).encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_line(self.path, json.dumps({k: v for k, v in asdict(event).items() if v is not None}))
 
     def last(self) -> dict[str, Event]:
         """The last event of each run that it has begun."""

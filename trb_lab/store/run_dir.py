@@ -47,6 +47,18 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def append_line(path: Path, line: str) -> None:
+    """One write of one line at the end, on disk before it returns. A line that a death tore before stays apart."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        os.write(descriptor, (("\n" if torn else "") + line + "\n").encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class RunDir:
     """Paths inside one run directory. Holds no state: moving the directory moves the run."""

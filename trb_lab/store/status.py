@@ -18,7 +18,7 @@ from trb_lab.errors import LabError
 
 from . import locks
 from .processes import is_alive, on_this_host
-from .run_dir import RunDir, read_json
+from .run_dir import RunDir, append_line, read_json
 
 CLAIM_SECONDS = 30.0
 """How long a launcher's claim counts before the worker has taken its lock."""
@@ -93,16 +93,7 @@ def attempt_count(run_dir: RunDir) -> int:
 
 
 def _append(run_dir: RunDir, event: dict[str, Any]) -> None:
-    """One write of one line at the end, on disk before it returns."""
-    line = json.dumps(event, sort_keys=True, allow_nan=False) + "\n"
-    descriptor = os.open(run_dir.attempts, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        size = os.fstat(descriptor).st_size
-        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (("\n" if torn else "") + line).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(run_dir.attempts, json.dumps(event, sort_keys=True, allow_nan=False))
 
 
 def _logged_state(events: list[dict[str, Any]]) -> TrialState:
