@@ -5,21 +5,17 @@ The launcher knows who is alive, the run directory what came of it. Here the two
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from trb_lab.failpoints import reach
 from trb_lab.store.locks import Lost
-from trb_lab.store.run_dir import RunDir, newest_checkpoint, read_json
+from trb_lab.store.run_dir import newest_checkpoint, read_json
 from trb_lab.store.status import (
     TrialState,
-    attempts,
-    begin_attempt,
-    end_attempt,
     last_error,
     missing_sets,
     state_of,
@@ -27,7 +23,8 @@ from trb_lab.store.status import (
 from trb_lab.store.status import cancel as mark_cancelled
 
 from . import claim
-from .base import End, Job, JobStatus, Launcher, Phase, last_lines
+from .base import End, Job, JobStatus, Launcher, Phase
+from .endings import ended_itself, error_line, how_it_died, mark, record_failure, signature, was_killed
 from .progress import ProgressReader
 
 MAX_RESTARTS = 2
@@ -156,11 +153,11 @@ class Fleet:
 
     def _submit(self, member: Member) -> None:
         member.job.prepare()  # now, so that a waiting trial can be looked at and cancelled
-        self._marks[member.run_id] = _mark(member.job.run_dir)
+        self._marks[member.run_id] = mark(member.job.run_dir)
         self.launcher.submit(member.job)
 
     def _attach(self, member: Member) -> None:
-        self._marks[member.run_id] = _mark(member.job.run_dir)
+        self._marks[member.run_id] = mark(member.job.run_dir)
         self.launcher.attach(member.job)
         self._begin(member, "attached")
 
@@ -185,9 +182,9 @@ class Fleet:
     def _drop_cancelled(self) -> None:
         """Take out of the queue what somebody cancelled since it was put there."""
         for member in self.members.values():
-            if member.standing != "waiting" or _mark(member.job.run_dir) == self._marks[member.run_id]:
+            if member.standing != "waiting" or mark(member.job.run_dir) == self._marks[member.run_id]:
                 continue
-            self._marks[member.run_id] = _mark(member.job.run_dir)
+            self._marks[member.run_id] = mark(member.job.run_dir)
             if state_of(member.job.run_dir) == TrialState.CANCELLED:
                 self.launcher.cancel(member.run_id)
                 self._end(member, "cancelled")
@@ -202,7 +199,7 @@ class Fleet:
             return
         state = state_of(run_dir)
         # Nothing was logged since the submission: what state_of tells is of the attempt before.
-        silent = _mark(run_dir) == self._marks[member.run_id]
+        silent = mark(run_dir) == self._marks[member.run_id]
         if state == TrialState.COMPLETED:
             self._settle_completed(member, status)
         elif state == TrialState.FAILED and not silent:
@@ -232,7 +229,7 @@ class Fleet:
         if self.launcher.outlives_driver:  # a cluster signals workers for reasons of its own
             return run_dir.stop_request.exists()
         # SIGTERM ends a worker that has not set up its handler yet.
-        return (_ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM
+        return (ended_itself(run_dir) and not silent) or status.exit_code == -signal.SIGTERM
 
     def _settle_completed(self, member: Member, status: JobStatus) -> None:
         run_dir = member.job.run_dir
@@ -245,19 +242,21 @@ class Fleet:
             self._end(member, "cancelled", f"not evaluated on {', '.join(missing)}")
         elif status.end in TAKEN_AWAY and member.restarts < self.restarts:
             self._restart(member, TAKEN_AWAY[status.end])
-        elif member.restarts < MAX_RESTARTS and (status.exit_code in (0, None) or _was_killed(status)):
+        elif member.restarts < MAX_RESTARTS and (status.exit_code in (0, None) or was_killed(status)):
             self._restart(member, f"evaluates {', '.join(missing)}")
         else:
             self._end(
-                member, "failed", f"not evaluated on {', '.join(missing)}: {how_it_died(member, status)}"
+                member,
+                "failed",
+                f"not evaluated on {', '.join(missing)}: {how_it_died(member.job.run_dir, status)}",
             )
 
     def _settle_died(self, member: Member, status: JobStatus, silent: bool) -> None:
         """No result, and no word from the worker about its end: it was killed, or could not begin."""
-        reason = how_it_died(member, status)
+        reason = how_it_died(member.job.run_dir, status)
         fenced = status.exit_code == Lost.exit_code  # another worker had the trial, and has left since
         could_not_begin = (
-            silent and not fenced and not _was_killed(status) and status.exit_code not in (0, None)
+            silent and not fenced and not was_killed(status) and status.exit_code not in (0, None)
         )
         if not could_not_begin and member.restarts < MAX_RESTARTS:
             self._restart(member, reason)
@@ -306,67 +305,10 @@ class Fleet:
         if len(failed) != SAME_FAILURES or any(m.standing == "completed" for m in trials):
             return
         errors = [last_error(m.job.run_dir) or {} for m in failed]
-        if any(e.get("error_class") != "code" for e in errors) or len({_signature(e) for e in errors}) > 1:
+        if any(e.get("error_class") != "code" for e in errors) or len({signature(e) for e in errors}) > 1:
             return
         self.halted = str(errors[0].get("traceback") or errors[0].get("error"))
         for member in self.members.values():
             if member.standing == "waiting":
                 self.launcher.cancel(member.run_id)
                 member.standing = "interrupted"
-
-
-def error_line(run_dir: RunDir) -> str:
-    """Why the last attempt failed, in one line."""
-    return str((last_error(run_dir) or {}).get("error") or "failed without a message; see its log")
-
-
-def how_it_died(member: Member, status: JobStatus) -> str:
-    """What can be said of a worker that said nothing: signal or exit code, and its last words."""
-    if status.exit_code is None:
-        reason = "worker died unseen"
-    elif _was_killed(status):
-        number = -status.exit_code
-        try:
-            reason = f"worker killed by {signal.Signals(number).name}"
-        except ValueError:
-            reason = f"worker killed by signal {number}"
-    else:
-        reason = f"worker exited with code {status.exit_code}"
-    printed = next(
-        (line.strip() for line in reversed(last_lines(member.job.run_dir.log, 20)) if line.strip()), ""
-    )
-    return f"{reason}; its log ends with: {printed[:300]}" if printed else reason
-
-
-def record_failure(run_dir: RunDir, error: str, error_class: str = "killed") -> None:
-    """Log a failure for a worker that could not do so, so that every reader of the run finds it."""
-    events = attempts(run_dir)
-    open_attempt = events[-1].get("attempt") if events and events[-1]["event"] == "start" else None
-    number = begin_attempt(run_dir) if open_attempt is None else int(open_attempt)
-    end_attempt(run_dir, number, TrialState.FAILED, error=error, error_class=error_class)
-
-
-def _signature(error: dict[str, Any]) -> str:
-    """The same for one bug whatever its numbers are: the last place of the traceback, and the error without digits."""
-    lines = [line.strip() for line in str(error.get("traceback") or "").splitlines() if line.strip()]
-    place = next((line for line in reversed(lines) if line.startswith("File ")), "")
-    return f"{place}\n{re.sub(r'[0-9]+', '#', str(error.get('error')))}"
-
-
-def _was_killed(status: JobStatus) -> bool:
-    return status.exit_code is not None and status.exit_code < 0
-
-
-def _ended_itself(run_dir: RunDir) -> bool:
-    """Whether the last worker saved and ended because it was asked to (rather than being killed)."""
-    events = attempts(run_dir)
-    return bool(events) and events[-1]["event"] == "end"
-
-
-def _mark(run_dir: RunDir) -> tuple[int, int] | None:
-    """Changes whenever something is logged about the run's attempts."""
-    try:
-        stat = run_dir.attempts.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_mtime_ns, stat.st_size

@@ -21,7 +21,7 @@ from trb_lab.store.status import cancel as mark_cancelled
 from . import batches, claim, slurm_commands
 from .base import End, Job, JobStatus, Phase, last_lines
 from .batches import Batch, Piece
-from .follow import record_failure
+from .endings import record_failure
 from .slurm_cancel import cancel_places
 from .slurm_commands import SlurmError
 from .slurm_jobs import UNBORN_SECONDS, JobBook, Place
