@@ -21,12 +21,10 @@ def finish(how: dict[str, Any], element: Element) -> tuple[str, str, bool]:
     batch = json.loads((folder / "batch.json").read_text())
     store = folder.parent.parent
     failed = False
-    for run_id in batch["elements"][element["task"] or 0]:
-        found = [p for p in (store / kind / run_id for kind in ("trials", "references")) if p.exists()]
-        if not found:
-            continue
-        fails = any(run_id.startswith(prefix) for prefix in how.get("fail", ()))
-        complete(found[0], how, fails)
+    for run in batch["elements"][element["task"] or 0]:
+        path = store / run
+        fails = any(path.name.startswith(prefix) for prefix in how.get("fail", ()))
+        complete(path, how, fails)
         failed |= fails
     return ("FAILED", "1:0", False) if failed else ("COMPLETED", "0:0", False)
 

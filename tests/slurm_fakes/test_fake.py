@@ -251,7 +251,7 @@ def test_a_thousand_dry_elements_cost_little(slurm: FakeSlurm, tmp_path: Path):
         (folder / "config.json").write_text("{}")
     batch = tmp_path / "store" / "slurm" / "token"
     batch.mkdir(parents=True)
-    (batch / "batch.json").write_text(json.dumps({"elements": [[run] for run in runs]}))
+    (batch / "batch.json").write_text(json.dumps({"elements": [[f"trials/{run}"] for run in runs]}))
     slurm.script(cpus=500, dry={"advances": 1}, max_array_size=5000)
     (tmp_path / "job.sh").write_text("#!/bin/bash\nfalse\n")
     call("sbatch", "--array=0-999", f"--output={batch}/%A_%a.out", str(tmp_path / "job.sh"))
