@@ -36,6 +36,12 @@ class Interrupted(Stopped):
         super().__init__("stopped; the same command goes on from here")
 
 
+class Paused(LabError):
+    """The run has come as far as its search lets it for now, and has saved its state."""
+
+    exit_code = 0
+
+
 class RunLost(LabError):
     """An alarm rang; `error_class` is its name."""
 
@@ -142,8 +148,8 @@ def lease_of(run_dir: RunDir) -> Iterator[locks.Lease]:
 def attempt_at(run_dir: RunDir) -> Iterator[Attempt]:
     """One attempt: the block runs with the lease held, and its end is logged whatever it is.
 
-    `Stopped` ends it as interrupted, any other exception as failed; a normal end as completed (write result.json
-    before). Raises Locked when another worker is at it. `Lost` leaves everything to the worker that came after.
+    `Paused` ends it as paused, `Stopped` as interrupted, any other exception as failed; a normal end as completed
+    (write result.json before). Raises Locked when another worker is at it. `Lost` leaves everything to the worker that came after.
     """
     with lease_of(run_dir) as lease, StopFlag().installed() as stop:
         reach("worker.start.after")
@@ -156,6 +162,9 @@ def attempt_at(run_dir: RunDir) -> Iterator[Attempt]:
         try:
             yield Attempt(number, stop, lease.check)
         except locks.Lost:
+            raise
+        except Paused:
+            end(TrialState.PAUSED)
             raise
         except Stopped as stopped:
             end(TrialState.INTERRUPTED, error=str(stopped))

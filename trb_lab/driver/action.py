@@ -19,7 +19,7 @@ class Action(StrEnum):
     ADOPT = "adopt"
     """Completed, by this sweep or another: its result is taken as it is."""
     RESUME = "resume"
-    """Interrupted: goes on from its last checkpoint."""
+    """Interrupted, or paused by a search: goes on from its last checkpoint."""
     ATTACH = "attach"
     """A worker is at it, or a cluster has its job: followed."""
     RETRY = "retry"
@@ -51,4 +51,5 @@ def decide(
     if state in (TrialState.FAILED, TrialState.CANCELLED):
         kind = ending_class(run_dir, state)
         return (Action.RETRY if is_wanted(kind, retry) else Action(state.value)), kind
-    return (Action.RESUME if state == TrialState.INTERRUPTED else Action.NEW), None
+    begun = state in (TrialState.INTERRUPTED, TrialState.PAUSED)
+    return (Action.RESUME if begun else Action.NEW), None

@@ -15,12 +15,16 @@ from typing import Any
 from trb_lab.driver.action import Action, decide
 from trb_lab.driver.references import Reference, plan_references
 from trb_lab.driver.retry import ALL
+from trb_lab.driver.search_context import context_of
 from trb_lab.errors import UsageError
 from trb_lab.launch.base import JobStatus
 from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
-from trb_lab.spec.sweeps import TrialDraft, expand_sweep, load_sweep
+from trb_lab.spec.search_arm import SearchArm
+from trb_lab.spec.sweeps import TrialDraft, expand_searches, expand_sweep, load_sweep
+from trb_lab.store.plans import planned
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
+from trb_lab.store.search_log import Decision, decisions, rows_of
 from trb_lab.trial import plan_trial, prepare, set_fingerprint
 
 
@@ -38,14 +42,7 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """What tells it from the others."""
-        draft = self.draft
-        return {
-            "run_id": self.run_id,
-            "arm": draft.arm,
-            "setting": draft.setting,
-            "seed": draft.seed,
-            "overrides": draft.overrides,
-        }
+        return told_apart(self.draft, self.run_id)
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,21 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class PlannedSearch:
+    """An arm's search, and what it has decided so far."""
+
+    arm: SearchArm
+    context: str
+    """See search_context.py."""
+    decisions: tuple[Decision, ...]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Plan rows of the runs that it has come to ask for."""
+        return rows_of(self.decisions)
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that a sweep asks for, beside what the store holds of it."""
 
@@ -78,6 +90,8 @@ class Plan:
     trials: Mapping[str, Trial]
     """By run id, in the order in which they are run: seed by seed, so that early results cover all arms."""
     references: Mapping[str, Reference]
+    searches: Mapping[str, PlannedSearch]
+    """By arm: settings that are asked for as results come in."""
     no_longer_planned: tuple[str, ...]
     """Run ids of the last plan that this one does not hold. Nothing is done to them."""
 
@@ -97,7 +111,12 @@ class Plan:
         """This plan with the rows of some arms, and their trials."""
         rows = tuple(row for row in self.rows if row.draft.arm in arms)
         kept = {row.run_id for row in rows}
-        return replace(self, rows=rows, trials={k: t for k, t in self.trials.items() if k in kept})
+        return replace(
+            self,
+            rows=rows,
+            trials={k: t for k, t in self.trials.items() if k in kept},
+            searches={arm: search for arm, search in self.searches.items() if arm in arms},
+        )
 
 
 def plan_sweep(
@@ -124,17 +143,43 @@ def plan_sweep(
         run_dir = store.trial(run_id)
         sets = {s.name: set_fingerprint(s) for s in spec.eval.sets}
         trials[run_id] = Trial(run_dir, spec, *decide(run_dir, sets, retry, places or {}))
-    before = (read_json(store.sweep(sweep.name).plan) or {}).get("trials", [])
-    references = (
-        plan_references(specs.values(), store, retry, places or {}) if sweep.report.references else {}
-    )
+    directory = store.sweep(sweep.name)
+    searches = {}
+    for name, arm in expand_searches(path).items():
+        context = context_of(arm)
+        searches[name] = PlannedSearch(arm, context, tuple(decisions(directory.search_log(name), context)))
+    before = (planned(directory) or {}).get("trials", [])
+    now = set(trials).union(*({row["run_id"] for row in search.rows} for search in searches.values()))
+    evaluated = [*specs.values(), *(search.arm.example for search in searches.values())]
+    references = plan_references(evaluated, store, retry, places or {}) if sweep.report.references else {}
     return Plan(
         sweep=sweep,
         rows=tuple(Row(draft, run_id, trials[run_id].action) for draft, run_id in drafts),
         trials=trials,
         references=references,
-        no_longer_planned=tuple(sorted({t["run_id"] for t in before} - set(trials))),
+        searches=searches,
+        no_longer_planned=tuple(sorted({t["run_id"] for t in before} - now)),
     )
+
+
+def told_apart(draft: TrialDraft, run_id: str) -> dict[str, Any]:
+    """What tells a row from the others."""
+    return {
+        "run_id": run_id,
+        "arm": draft.arm,
+        "setting": draft.setting,
+        "seed": draft.seed,
+        "overrides": draft.overrides,
+    }
+
+
+def plan_row(draft: TrialDraft, run_id: str) -> dict[str, Any]:
+    """A row as plan.json has it."""
+    return {
+        **told_apart(draft, run_id),
+        "spec": draft.spec.model_dump(mode="json"),
+        "eval_sets": {s.name: set_fingerprint(s) for s in draft.spec.eval.sets},
+    }
 
 
 def write_plan(plan: Plan, store: Store) -> None:
@@ -146,19 +191,14 @@ def write_plan(plan: Plan, store: Store) -> None:
         "question": plan.sweep.question,
         "created": before.get("created", time.time()),
         "spec": plan.sweep.model_dump(mode="json"),
-        "trials": [
-            {
-                **row.as_json(),
-                "spec": row.draft.spec.model_dump(mode="json"),
-                "eval_sets": {s.name: set_fingerprint(s) for s in row.draft.spec.eval.sets},
-            }
-            for row in plan.rows
-        ],
+        "trials": [plan_row(row.draft, row.run_id) for row in plan.rows],
         "references": [
             {"run_id": run_id, "role": reference.role, "model": reference.model}
             for run_id, reference in plan.references.items()
         ],
     }
+    if plan.searches:
+        value["searches"] = {name: {"context": search.context} for name, search in plan.searches.items()}
     if value != before:
         write_json(path, value)
 

@@ -25,6 +25,7 @@ _ROWS_AROUND = 7
 _MARKS = {
     "waiting": "dim",
     "running": "cyan",
+    "paused": "magenta",
     "completed": "green",
     "failed": "bold red",
     "interrupted": "yellow",
@@ -74,7 +75,8 @@ def seconds_left(fleet: Fleet) -> float | None:
     waiting: list[float] = []
     for member, pace in zip(members, paces, strict=True):
         if not member.ended:
-            left = (member.steps - member.progress.latest.done) * (pace or usual) + overhead
+            goal = member.until or member.steps
+            left = max(0, goal - member.progress.latest.done) * (pace or usual) + overhead
             (ends if member.standing == "running" else waiting).append(left)
     ends += [0.0] * (fleet.launcher.slots - len(ends))
     heapq.heapify(ends)
@@ -87,13 +89,13 @@ def _time_left(member: Member) -> float | None:
     progress = member.progress.latest
     if progress.seconds_per_step is None or not member.steps:
         return None
-    return (member.steps - progress.done) * progress.seconds_per_step
+    return max(0, (member.until or member.steps) - progress.done) * progress.seconds_per_step
 
 
 def totals(fleet: Fleet) -> str:
     """`4 completed, 2 running, 15 waiting; 12:30 left`."""
     counts = Counter[str](m.standing for m in fleet.members.values())
-    order = ("completed", "running", "waiting", "failed", "interrupted", "cancelled")
+    order = ("completed", "running", "waiting", "paused", "failed", "interrupted", "cancelled")
     parts = [f"{counts[standing]} {standing}" for standing in order if counts[standing]]
     return f"{', '.join(parts)}; {duration(seconds_left(fleet))} left"
 

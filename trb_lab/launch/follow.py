@@ -39,7 +39,7 @@ TAKEN_AWAY = {
 }
 """Ends that are the cluster's doing: the trial goes on from its checkpoint."""
 
-Standing = Literal["waiting", "running", "completed", "failed", "interrupted", "cancelled"]
+Standing = Literal["waiting", "running", "paused", "completed", "failed", "interrupted", "cancelled"]
 
 
 @dataclass
@@ -51,6 +51,8 @@ class Member:
     """Training steps of the whole run; 0 where the job trains nothing."""
     eval_sets: Mapping[str, str] = field(default_factory=dict)
     """Evaluation sets that the result must hold: name -> fingerprint."""
+    until: int | None = None
+    """Updates after which it pauses (its search decides what then); None trains to the end."""
     standing: Standing = "waiting"
     error: str | None = None
     restarts: int = 0
@@ -109,6 +111,19 @@ class Fleet:
         for member in members:
             if member.run_id not in live:
                 self._submit(member)
+
+    def add(self, member: Member) -> None:
+        """Start (or attach to) one more job; one that has ended here may come again, such as a paused one."""
+        self.members[member.run_id] = member
+        if claim.live_worker(member.job.run_dir) is not None:
+            self._attach(member)
+        else:
+            self._submit(member)
+
+    @property
+    def free(self) -> int:
+        """Jobs that could start at once."""
+        return max(0, self.launcher.slots - sum(not m.ended for m in self.members.values()))
 
     @property
     def done(self) -> bool:
@@ -202,6 +217,8 @@ class Fleet:
         silent = mark(run_dir) == self._marks[member.run_id]
         if state == TrialState.COMPLETED:
             self._settle_completed(member, status)
+        elif state == TrialState.PAUSED and not silent:
+            self._settle_paused(member)
         elif state == TrialState.FAILED and not silent:
             self._end(member, "failed", error_line(run_dir))
         elif state == TrialState.CANCELLED and not silent:
@@ -250,6 +267,16 @@ class Fleet:
                 "failed",
                 f"not evaluated on {', '.join(missing)}: {how_it_died(member.job.run_dir, status)}",
             )
+
+    def _settle_paused(self, member: Member) -> None:
+        """It stands where a search wanted it to: ours, or another one that shares the run."""
+        done = member.progress.latest.done
+        if self.stopping or (member.until is not None and done >= member.until):
+            self._end(member, "paused", f"after {done} steps")
+        elif member.restarts < MAX_RESTARTS:
+            self._restart(member, f"another sweep's search paused it after {done} steps")
+        else:
+            self._end(member, "interrupted", f"another sweep's search keeps pausing it after {done} steps")
 
     def _settle_died(self, member: Member, status: JobStatus, silent: bool) -> None:
         """No result, and no word from the worker about its end: it was killed, or could not begin."""

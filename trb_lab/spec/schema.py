@@ -18,7 +18,7 @@ from trb_lab.errors import UsageError
 
 from .cluster import ClusterProfile
 from .experiment import ExperimentSpec
-from .shape import Shape, shape_of
+from .shape import dotted_keys, shape_of
 from .sweep import SweepSpec
 
 FOLDER = Path(__file__).parent / "schemas"
@@ -91,19 +91,6 @@ def _sweep_schema() -> dict[str, Any]:
         "anyOf": [{"$ref": "#/$defs/ArmSpec"}, {"type": "null"}]
     }
     return schema
-
-
-def dotted_keys(shape: Shape, prefix: str = "") -> dict[str, str]:
-    """Every dotted key of a file (of every kind of each union) -> its description."""
-    found: dict[str, str] = {}
-    written: list[Any] = [{"kind": kind} for kind, _ in shape.kinds] if shape.form == "union" else [{}]
-    for value in written:
-        for key, child in shape.keys(value).items():
-            name = f"{prefix}{key}"
-            found.setdefault(name, child.doc)
-            for inner, doc in dotted_keys(child, f"{name}.").items():
-                found.setdefault(inner, doc)
-    return found
 
 
 def _sparse(schema: Any) -> Any:

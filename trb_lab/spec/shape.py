@@ -179,3 +179,16 @@ def describe(shape: Shape | None) -> str:
     if shape.bounds:
         text += f", {shape.bounds}"
     return f"{text}, or null" if shape.nullable else text
+
+
+def dotted_keys(shape: Shape, prefix: str = "") -> dict[str, str]:
+    """Every dotted key of a file (of every kind of each union) -> its description."""
+    found: dict[str, str] = {}
+    written: list[Any] = [{"kind": kind} for kind, _ in shape.kinds] if shape.form == "union" else [{}]
+    for value in written:
+        for key, child in shape.keys(value).items():
+            name = f"{prefix}{key}"
+            found.setdefault(name, child.doc)
+            for inner, doc in dotted_keys(child, f"{name}.").items():
+                found.setdefault(inner, doc)
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from .base import Spec
+from .search import SearchSpec
 
 
 class ArmSpec(Spec):
@@ -16,6 +17,8 @@ class ArmSpec(Spec):
     """Changes to the base: nested mappings or dotted keys. One that changes `kind` replaces the whole block."""
     grid: dict[str, list[Any]] = {}
     """Dotted key -> values; every combination is a setting of this arm."""
+    search: SearchSpec | None = None
+    """Settings that are asked of a sampler, in place of a grid or beside it; see docs/search.md."""
     label: str | None = None
     """Name in tables; null takes the arm's key."""
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,11 @@ from . import explain
 from .experiment import ExperimentSpec
 from .layers import Draft, Layer, dotted, leaves, nest, resolve_paths
 from .loading import read_experiment, top_mapping, try_build
-from .shape import shape_of
-from .sweep import SweepSpec
+from .search_arm import SearchArm, canonical_choices, corners, problems_of, stops_of
+from .shape import dotted_keys, shape_of
+from .sweep import ArmSpec, SweepSpec
+from .trial_draft import TrialDraft
 from .yaml_io import Document, KeyPath, read, shown
-
-
-@dataclass(frozen=True)
-class TrialDraft:
-    """One trial of a sweep: base + overrides + seed."""
-
-    arm: str
-    setting: str
-    """The grid point, `kl_budget=0.05 steps=25`; empty where the arm has one setting."""
-    seed: int
-    overrides: dict[str, Any]
-    """Dotted key -> value, all that differs from the base but the seed."""
-    spec: ExperimentSpec
 
 
 def load_sweep(path: Path | str) -> SweepSpec:
@@ -48,6 +39,11 @@ def expand_sweep(sweep: Path | str | SweepSpec) -> list[TrialDraft]:
     """
     loaded = _Sweep.of(sweep) if isinstance(sweep, SweepSpec) else _Sweep.read(Path(sweep))
     return loaded.expand()
+
+
+def expand_searches(path: Path | str) -> dict[str, SearchArm]:
+    """The arms with a search, validated at the ends of their spaces. Raises UsageError as `expand_sweep` does."""
+    return _Sweep.read(Path(path)).searches()
 
 
 @dataclass
@@ -100,33 +96,112 @@ class _Sweep:
         return cls(spec, document, source, folder)
 
     def expand(self) -> list[TrialDraft]:
-        shape = shape_of(ExperimentSpec)
-        try:
-            base = read_experiment(Path(self.spec.base))
-        except UsageError as error:
-            raise UsageError(f"{self._where(('base',))}: base: {error}") from None
-        shared = self._layer(self.spec.overrides, ("overrides",))
-        names = _short_names([key for arm in self.spec.arms.values() for key in arm.grid])
-        seeds = Layer({}, self.source, {("seed",): self.document.lines.get(("seeds",), 0)})
+        base, names = self._base(), self._names()
         trials: list[TrialDraft] = []
         failures = _Failures()
         for arm_name, arm in self.spec.arms.items():
-            constant = self._layer(arm.overrides, ("arms", arm_name, "overrides"))
-            arm_draft = base.over(shape, shared, constant)
-            for point in itertools.product(*arm.grid.values()):
-                values = dict(zip(arm.grid, point, strict=True))
-                layer = self._layer(values, ("arms", arm_name, "grid"))
-                draft = arm_draft.over(shape, layer)
+            if arm.search is not None and not arm.grid:
+                continue  # its settings are asked for as the sweep goes
+            builder = self._builder(base, arm_name)
+            for values in _points(arm):
                 setting = " ".join(f"{names[key]}={explain.written(value)}" for key, value in values.items())
-                overrides = _flat([shared, constant, layer])
+                layer = self._layer(values, ("arms", arm_name, "grid"))
                 for seed in self.spec.seeds:
-                    seeded = Draft({**draft.value, "seed": seed}, [*draft.layers, seeds])
-                    spec, messages = try_build(seeded)
-                    if spec is not None:
-                        trials.append(TrialDraft(arm_name, setting, seed, overrides, spec))
+                    trial, messages = builder.trial(setting, layer, seed)
+                    if trial is not None:
+                        trials.append(trial)
                     failures.add(messages, " ".join(filter(None, [arm_name, setting, f"seed={seed}"])))
         explain.raise_all(failures.shown())
         return trials
+
+    def searches(self) -> dict[str, SearchArm]:
+        base, names = self._base(), self._names()
+        found = {}
+        failures = _Failures()
+        for name, arm in self.spec.arms.items():
+            if arm.search is None:
+                continue
+            at: KeyPath = ("arms", name, "search")
+            builder, search = self._builder(base, name), arm.search
+            trials: list[tuple[dict[str, Any], ExperimentSpec]] = []
+            for point in corners(search):
+                trial, messages = builder.trial("", self._layer(point, (*at, "space")), self.spec.seeds[0])
+                if trial is not None:
+                    trials.append((point, trial.spec))
+                failures.add(
+                    messages,
+                    f"{name} {' '.join(f'{names[k]}={explain.written(v)}' for k, v in point.items())}",
+                )
+            if not trials:
+                continue
+            try:
+                stops = stops_of(search, trials[0][1])
+            except UsageError as error:
+                failures.add([f"{self._where((*at, 'pruning'))}: {dotted(at)}.{error}"], name)
+                continue
+            found[name] = SearchArm(
+                name=name,
+                label=arm.label or name,
+                spec=search,
+                seeds=tuple(self.spec.seeds),
+                names={key: names[key] for key in search.space},
+                stops=stops,
+                steps=trials[0][1].steps,
+                example=trials[0][1],
+                reference=self._reference(base, names),
+                written=builder.draft.value,
+                build=partial(self._candidate, builder, (*at, "space")),
+                canonical=canonical_choices(search, trials),
+            )
+        explain.raise_all(failures.shown())
+        return found
+
+    def _reference(self, base: Draft, names: Mapping[str, str]) -> Callable[[int], TrialDraft] | None:
+        """Trials of the arm that the others are compared with: as the sweep says, else the first of kind opd."""
+        for name, arm in self.spec.arms.items():
+            if name != (self.spec.report.reference or name) or (arm.search is not None and not arm.grid):
+                continue
+            values = next(_points(arm))
+            setting = " ".join(f"{names[key]}={explain.written(value)}" for key, value in values.items())
+            builder, layer = self._builder(base, name), self._layer(values, ("arms", name, "grid"))
+            found, _ = builder.trial(setting, layer, self.spec.seeds[0])
+            if found is not None and (self.spec.report.reference or found.spec.warmup.kind == "opd"):
+                return partial(self._trial, builder, layer, setting)
+        return None
+
+    def _trial(self, builder: _Builder, layer: Layer, setting: str, seed: int) -> TrialDraft:
+        trial, messages = builder.trial(setting, layer, seed)
+        explain.raise_all(messages)
+        assert trial is not None
+        return trial
+
+    def _candidate(
+        self, builder: _Builder, at: KeyPath, setting: str, params: Mapping[str, Any], seed: int
+    ) -> TrialDraft:
+        return self._trial(builder, self._layer(dict(params), at), setting, seed)
+
+    def _base(self) -> Draft:
+        try:
+            return read_experiment(Path(self.spec.base))
+        except UsageError as error:
+            raise UsageError(f"{self._where(('base',))}: base: {error}") from None
+
+    def _names(self) -> dict[str, str]:
+        """Short names of everything that varies."""
+        return _short_names(
+            [
+                key
+                for arm in self.spec.arms.values()
+                for key in (*arm.grid, *(arm.search.space if arm.search is not None else ()))
+            ]
+        )
+
+    def _builder(self, base: Draft, arm_name: str) -> _Builder:
+        shared = self._layer(self.spec.overrides, ("overrides",))
+        constant = self._layer(self.spec.arms[arm_name].overrides, ("arms", arm_name, "overrides"))
+        seeds = Layer({}, self.source, {("seed",): self.document.lines.get(("seeds",), 0)})
+        draft = base.over(shape_of(ExperimentSpec), shared, constant)
+        return _Builder(arm_name, draft, (shared, constant), seeds)
 
     def _where(self, path: KeyPath) -> str:
         line = self.document.lines.get(path)
@@ -145,6 +220,32 @@ class _Sweep:
         # Problems that belong to no key of this layer still show the arm.
         nested.lines.setdefault((), self.document.lines.get(at, self.document.lines.get(at[:2], 0)))
         return nested
+
+
+@dataclass
+class _Builder:
+    """The trials of one arm."""
+
+    arm: str
+    draft: Draft
+    """Base and overrides."""
+    constant: tuple[Layer, ...]
+    """What all of the arm's trials differ from the base in."""
+    seeds: Layer
+
+    def trial(self, setting: str, layer: Layer, seed: int) -> tuple[TrialDraft | None, list[str]]:
+        """The trial with the values of `layer`, or the messages that say why there is none."""
+        draft = self.draft.over(shape_of(ExperimentSpec), layer)
+        spec, messages = try_build(Draft({**draft.value, "seed": seed}, [*draft.layers, self.seeds]))
+        if spec is None:
+            return None, messages
+        return TrialDraft(self.arm, setting, seed, _flat([*self.constant, layer]), spec), messages
+
+
+def _points(arm: ArmSpec) -> Iterator[dict[str, Any]]:
+    """Every combination of the grid's values."""
+    for point in itertools.product(*arm.grid.values()):
+        yield dict(zip(arm.grid, point, strict=True))
 
 
 class _Failures:
@@ -175,6 +276,11 @@ def _own_problems(spec: SweepSpec, draft: Draft) -> list[str]:
         hint = did_you_mean(spec.report.reference, spec.arms)
         text = f"{spec.report.reference} is no arm of this sweep. Arms: {', '.join(spec.arms)}.{hint}"
         found.append(explain.located(draft, ("report", "reference"), text))
+    keys = dotted_keys(shape_of(ExperimentSpec))
+    for name, arm in spec.arms.items():
+        if arm.search is not None:
+            for at, text in problems_of(arm.search, spec.seeds, keys):
+                found.append(explain.located(draft, ("arms", name, "search", *at), text))
     places: list[tuple[KeyPath, dict[str, Any]]] = [(("overrides",), spec.overrides)]
     for name, arm in spec.arms.items():
         places += [(("arms", name, "overrides"), arm.overrides), (("arms", name, "grid"), arm.grid)]

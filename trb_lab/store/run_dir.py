@@ -4,7 +4,7 @@ Layout of a store (default `./runs`, or $TRB_LAB_STORE, or --store):
 
     trials/<run_id>/            a run directory, shared by every sweep that plans the same trial
     references/<run_id>/        evaluations of untrained models (same file names)
-    sweeps/<name>/              plan.json, driver.lock, report/, mlflow.json
+    sweeps/<name>/              plan.json, search/, driver.lock, report/, mlflow.json
     slurm/<token>/              a batch of trials on Slurm: batch.json and the files of its jobs
     mlflow.db, mlartifacts/     the MLflow view
 
@@ -18,6 +18,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -153,6 +154,11 @@ class RunDir:
         return self.path / "claim.json"
 
     @property
+    def pause(self) -> Path:
+        """{"after_steps"}: the worker pauses after so many updates (a search decides whether it goes on)."""
+        return self.path / "pause.json"
+
+    @property
     def stop_request(self) -> Path:
         """{"time", "what": "stop"|"kill"}: asks whoever watches over the worker, on its machine, to stop it."""
         return self.path / "stop.json"
@@ -178,6 +184,27 @@ class SweepDir:
     def plan(self) -> Path:
         """{"name", "question", "spec", "trials": [...], "references": [...]}; see sweep.py."""
         return self.path / "plan.json"
+
+    @property
+    def searches(self) -> Path:
+        """A folder with the files of each arm that has a search: ARM.jsonl (what was decided), and views of it."""
+        return self.path / "search"
+
+    def search_log(self, arm: str) -> Path:
+        """JSONL, what the search decided, each line before it was acted on; see search_log.py."""
+        return self.searches / f"{quote(arm, safe='')}.jsonl"
+
+    def search_values(self, arm: str) -> Path:
+        """What was read of the search's runs: a cache, made again where it is missing."""
+        return self.searches / f"{quote(arm, safe='')}.values.json"
+
+    def search_summary(self, arm: str) -> Path:
+        """The search as the report tells it; made from the log and the runs."""
+        return self.searches / f"{quote(arm, safe='')}.summary.json"
+
+    def search_study(self, arm: str) -> Path:
+        """The search as an Optuna journal, for optuna-dashboard; made from the log and the runs."""
+        return self.searches / f"{quote(arm, safe='')}.optuna.log"
 
     @property
     def driver_lock(self) -> Path:

@@ -30,14 +30,23 @@ class TrialState(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    PAUSED = "paused"
+    """Saved and ended at a step that its search named; goes on when the search says so."""
     CANCELLED = "cancelled"
 
 
 LEGAL: dict[TrialState, frozenset[TrialState]] = {
     TrialState.NEW: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     TrialState.RUNNING: frozenset(
-        {TrialState.COMPLETED, TrialState.FAILED, TrialState.INTERRUPTED, TrialState.CANCELLED}
+        {
+            TrialState.COMPLETED,
+            TrialState.FAILED,
+            TrialState.INTERRUPTED,
+            TrialState.PAUSED,
+            TrialState.CANCELLED,
+        }
     ),
+    TrialState.PAUSED: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     TrialState.INTERRUPTED: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     TrialState.FAILED: frozenset({TrialState.RUNNING, TrialState.CANCELLED}),
     TrialState.CANCELLED: frozenset({TrialState.RUNNING}),

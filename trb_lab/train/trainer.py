@@ -28,9 +28,10 @@ from trb_lab.seeds import derive
 from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.warmup import SftWarmup
 from trb_lab.store.metrics import plain_values
+from trb_lab.store.pauses import pause_after
 from trb_lab.store.run_dir import RunDir
 from trb_lab.tasks.grading import Grader
-from trb_lab.worker import Attempt, Interrupted, Stopped
+from trb_lab.worker import Attempt, Interrupted, Paused, Stopped
 
 from . import checkpoint
 from .alarms import Alarms
@@ -84,7 +85,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end.
 
-        Raises Stopped, with a checkpoint of the last complete step written, when asked to stop; RunLost for an alarm.
+        Raises Stopped, with a checkpoint of the last complete step written, when asked to stop; Paused, likewise, where
+        pause.json says so; RunLost for an alarm.
         """
         self.fence()
         self.data.record(self.run_dir)
@@ -92,6 +94,7 @@ class Trainer:
         self._supervise()
         if self.pending is not None:
             self._finish(self.pending)
+        self._pause_if_due()
         for step in range(self.next_step, self.spec.steps):
             redraw_ratio = self.blocks.redraw_ratio
             try:
@@ -213,10 +216,17 @@ class Trainer:
             self._save_checkpoint()
         if stopping and self.next_step < self.spec.steps:
             raise self._stopped()
+        self._pause_if_due()
 
     def _stopped(self) -> Stopped:
         done, steps = self.next_step, self.spec.steps
         return Stopped(f"stopped after {done} of {steps} steps; the same command goes on from there")
+
+    def _pause_if_due(self) -> None:
+        after = pause_after(self.run_dir)
+        if after is not None and after <= self.next_step < self.spec.steps:
+            self._save_checkpoint()
+            raise Paused(f"paused after {self.next_step} of {self.spec.steps} steps, as its search asked")
 
     def _ledger(self) -> Ledger:
         return Ledger(lambda: self.engine.tokens, self.gpus)
