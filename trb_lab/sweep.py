@@ -23,11 +23,14 @@ from pathlib import Path
 from types import FrameType
 
 from trb_lab.driver.action import NOTHING_TO_DO, Action
+from trb_lab.driver.budget import Budget
 from trb_lab.driver.cluster import Cluster, places_of
 from trb_lab.driver.end import conclude
 from trb_lab.driver.lease import driving, store_in_words
 from trb_lab.driver.plan import Plan, plan_sweep, write_plan
 from trb_lab.driver.plan_text import plan_json, plan_summary, plan_text
+from trb_lab.driver.retry import classes_of
+from trb_lab.driver.searches import Searches
 from trb_lab.driver.view import LiveView, PlainView, View, duration
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.failpoints import reach
@@ -51,18 +54,31 @@ def run_sweep(
     launcher: Callable[[int | None], Launcher] = ProcessLauncher,
     cluster: Cluster | None = None,
     take_over: bool = False,
+    budget: Budget | None = None,
 ) -> int:
     """Run what is missing of a sweep and report. Returns the exit code: 0, or 1 when a trial failed.
 
     `parallel` overrides the file's slots; `only` names arms that this run keeps to (the plan stays whole);
     `retry_failed` may name classes (retry.CLASSES). With `cluster` trials run there, and `launcher` is not used.
-    With `as_json` stdout holds JSON alone: of the plan (`dry_run`), or of what became of it.
+    With `as_json` stdout holds JSON alone: of the plan (`dry_run`), or of what became of it. Once a `budget` is spent
+    searches start nothing more.
     Raises UsageError for a wrong file, before anything was written; Locked when another driver is at it, unless
     `take_over`; and Lost when another one has taken over from this one.
     """
-    plan = plan_sweep(path, store, retry_failed=retry_failed, places=places_of(store))
+    places = places_of(store)
+    plan = plan_sweep(path, store, retry_failed=retry_failed, places=places)
     chosen = _only(plan, only)
     members = _members(chosen, store)
+    retry = classes_of(retry_failed)
+    if chosen.searches and cluster is not None and cluster.detach:
+        raise UsageError(
+            "--detach leaves no driver, and a search needs one that asks for its next settings "
+            f"(arms: {', '.join(chosen.searches)}). Take --driver slurm, which makes the driver a job."
+        )
+    if budget is not None and not chosen.searches:
+        raise UsageError(f"--budget {budget}: it ends searches, and sweep '{plan.sweep.name}' has none.")
+    searches = Searches(chosen, store, retry=retry, places=places)
+    searches.require_samplers()
     asked = cluster.request_text(_wanted(chosen, members), parallel) if cluster is not None else ""
     if dry_run:
         text = "\n".join(filter(None, [plan_text(chosen), asked]))
@@ -77,7 +93,7 @@ def run_sweep(
             write_plan(plan, store)
             reach("driver.plan.after")
             if cluster is None or not cluster.driver_is_a_job:
-                drive = _Drive(plan, chosen, members, store, lease, as_json, again)
+                drive = _Drive(plan, chosen, members, store, lease, as_json, again, retry, budget)
                 return drive.run(cluster, launcher, parallel, asked)
         # The lease is free again: the job takes it.
         return cluster.submit_driver(store, plan.sweep.name, as_json)
@@ -95,6 +111,8 @@ class _Drive:
         lease: locks.Lease,
         as_json: bool,
         again: str,
+        retry: Collection[str],
+        budget: Budget | None,
     ) -> None:
         self.plan = plan
         self.chosen = chosen
@@ -104,6 +122,7 @@ class _Drive:
         self.as_json = as_json
         self.again = again
         """The command that goes on from here."""
+        self.retry, self.budget = retry, budget
         self.out = sys.stderr if as_json else sys.stdout
 
     def run(
@@ -120,7 +139,8 @@ class _Drive:
                 self.store, name, self.members, parallel, self.again, self.as_json, self.lease.check
             )
         mirror = MirrorProcess(self.store, self.store.sweep(name).driver_log)
-        with _stop_requests() as requests, _view(self._names(), self.as_json) as view:
+        names = self._names()
+        with _stop_requests() as requests, _view(names, self.as_json) as view:
             view.say("\n".join(filter(None, [plan_summary(self.chosen), asked])))
             view.say(mirror.start())
             began = time.monotonic()
@@ -130,10 +150,20 @@ class _Drive:
                 jobs = cluster.launcher(self.store, name, parallel, self.lease.check)
             try:
                 fleet = Fleet(jobs, [m for m in self.members if m.run_id not in jobs.settled])
-                stopped_by = _follow(fleet, view, requests, self.lease)
+                searches = Searches(
+                    self.chosen,
+                    self.store,
+                    retry=self.retry,
+                    places=places_of(self.store),
+                    budget=self.budget,
+                    names=names,
+                )
+                searches.begin(fleet)
+                stopped_by = _follow(fleet, searches, view, requests, self.lease)
             finally:
                 jobs.close()
         if stopped_by is not None:
+            searches.finish()
             # The mirror shows what is there and ends by itself once this process has gone and its workers with it.
             if jobs.outlives_driver:
                 mirror.leave()
@@ -142,7 +172,9 @@ class _Drive:
         self.lease.check()
         end = "Stopped" if fleet.halted is not None else "All trials have ended"
         print(f"{end} after {duration(time.monotonic() - began)}.", file=self.out)
-        code = conclude(self.plan, fleet, self.store, self.as_json)
+        for problem in searches.finish():
+            print(problem, file=self.out)
+        code = conclude(self.plan, fleet, searches, self.store, self.as_json)
         print(mirror.finish(), file=self.out)
         return code
 
@@ -205,7 +237,9 @@ def _wanted(plan: Plan, members: Sequence[Member]) -> list[Job]:
     return [m.job for m in members if actions[m.run_id] is not Action.ATTACH]
 
 
-def _follow(fleet: Fleet, view: View, requests: list[int], lease: locks.Lease) -> int | None:
+def _follow(
+    fleet: Fleet, searches: Searches, view: View, requests: list[int], lease: locks.Lease
+) -> int | None:
     """Follow until all have ended. Returns the signal that asked to stop, or None.
 
     The first request lets the workers save and end, the second kills them (they resume from a checkpoint). Jobs
@@ -222,13 +256,15 @@ def _follow(fleet: Fleet, view: View, requests: list[int], lease: locks.Lease) -
             gently = "Stopping: the workers save and end. Once more ends them at once."
             view.say(gently if handled == 1 else "Killing the workers.")
         lease.check()
-        view.show(fleet.tick(), fleet)
+        events = fleet.tick()
+        searches.tick(fleet)
+        view.show(events, fleet)
         if fleet.halted is not None and not told:
             told = True
             view.say(
                 f"Nothing more is started: every trial fails with the same error.\n{fleet.halted.rstrip()}"
             )
-        if fleet.done:
+        if fleet.done and (searches.over or fleet.stopping or fleet.halted is not None):
             fleet.tick()  # what the last look told is written down: nothing is left open for another driver
             return requests[0] if requests else None
         _sleep(fleet.launcher.poll_seconds if handled == 0 else 0.2, requests, handled)

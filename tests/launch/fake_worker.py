@@ -3,7 +3,9 @@
 Behaviour comes from the JSON file $FAKE_WORKER, `{"<start of a run id>": {...}, "": {...}}`, read at each
 start; the longest match counts. Keys: steps (else the spec's), pause (seconds a step), fail_at, kill_at
 (steps), kills (how often kill_at strikes), exit_before (exit code before anything is logged), late (seconds
-before it takes the lock), checkpoint_every (else every step), stubborn (heeds no request to stop).
+before it takes the lock), checkpoint_every (else every step), stubborn (heeds no request to stop), function (its
+scores are those of tests/known_function.py, evaluated as often as the spec says), diverge_at (a step at which an alarm
+ends it).
 
 Its "weights" are a chain of hashes over the steps, saved and read back through checkpoints: a step that was lost,
 made twice or taken from another trial changes what they end as.
@@ -23,9 +25,10 @@ from pathlib import Path
 from trb_lab.errors import LabError
 from trb_lab.failpoints import reach
 from trb_lab.store.metrics import MetricsWriter
+from trb_lab.store.pauses import pause_after
 from trb_lab.store.run_dir import RunDir, read_json, write_json
 from trb_lab.store.status import attempt_count, end_attempt
-from trb_lab.worker import Attempt, Stopped, attempt_at, lease_of, write_result
+from trb_lab.worker import Attempt, Paused, RunLost, Stopped, attempt_at, lease_of, write_result
 
 
 def behaviour(run_id: str) -> dict[str, float]:
@@ -73,7 +76,11 @@ def train(run_dir: RunDir, config: dict, attempt: Attempt, how: dict[str, float]
             print(f"step {step}", flush=True)
             weights = hashlib.sha256(f"{run_dir.run_id} {step} {weights}".encode()).hexdigest()
             values = {"step": step, "rollout/reward": 0.5, "train/reverse_kl": int(weights[:8], 16) / 2**32}
+            if how.get("function"):
+                values |= evaluation(config["spec"], step)
             metrics.write(values)
+            if how.get("diverge_at") == step:
+                raise RunLost("kl_blow_up", "the KL is out of hand")
             note(run_dir, step)
             reach("worker.metrics.after")
             seconds = {"total": how.get("pause", 0.001)}
@@ -81,6 +88,20 @@ def train(run_dir: RunDir, config: dict, attempt: Attempt, how: dict[str, float]
             if (step + 1) % int(how.get("checkpoint_every", 1)) == 0 or step + 1 == steps:
                 save(run_dir, attempt, step + 1, weights, metrics)
             time.sleep(how.get("pause", 0.001))
+            after = pause_after(run_dir)
+            if after is not None and after <= step + 1 < steps:
+                save(run_dir, attempt, step + 1, weights, metrics)
+                raise Paused("paused, as its search asked")
+
+
+def evaluation(spec: dict, step: int) -> dict[str, float]:
+    """What a step's evaluation says, where one is due."""
+    from tests.known_function import score_after
+
+    every = spec["eval"]["every"]
+    if step + 1 != spec["steps"] and (every is None or (step + 1) % every):
+        return {}
+    return {f"eval/{s['name']}/pass_at_1": score_after(spec, step + 1) for s in spec["eval"]["sets"]}
 
 
 def fail(run_dir: RunDir, attempt: Attempt) -> None:
@@ -128,8 +149,13 @@ def finish(run_dir: RunDir, config: dict, fence) -> None:
 
     sets = (config.get("spec") or config).get("eval", {}).get("sets", [])
     prints = {s["name"]: set_fingerprint(EvalSet.model_validate(s)) for s in sets}
-    scores = {name: {"pass_at_1": 0.5, "fingerprint": print_} for name, print_ in prints.items()}
-    final = {"mean_pass_at_1": 0.5, "sets": scores}
+    score = 0.5
+    if behaviour(run_dir.run_id).get("function") and "warmup" in (config.get("spec") or {}):
+        from tests.known_function import final_score
+
+        score = final_score(config["spec"])
+    scores = {name: {"pass_at_1": score, "fingerprint": print_} for name, print_ in prints.items()}
+    final = {"mean_pass_at_1": score, "sets": scores}
     steps = (config.get("spec") or {}).get("steps", 0)
     result = {"run_id": run_dir.run_id, "state": "completed", "steps": steps, "final": final}
     if run_dir.result.exists():

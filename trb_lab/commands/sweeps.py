@@ -65,6 +65,12 @@ def sweep(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Drive it from here, although another driver is at it.")
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOURS", help="Searches start nothing more once it is spent: 20gpuh, 40cpuh, 3h."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a sweep, and report. Safe to run again at any time.
@@ -74,6 +80,7 @@ def sweep(
 
     Example: trb-lab sweep sweeps/kl_budget.yaml --dry-run
     """
+    from trb_lab.driver.budget import parse_budget
     from trb_lab.driver.cluster import cluster_of
     from trb_lab.driver.retry import retry_classes
     from trb_lab.launch.local import InlineLauncher, ProcessLauncher
@@ -88,6 +95,7 @@ def sweep(
         *([f"--retry-failed={retry_failed}"] if retry_failed is not None else []),
         *(word for arm in only or [] for word in ("--only", arm)),
         *(["--take-over"] if take_over else []),
+        *(["--budget", budget] if budget is not None else []),
         *(["--json"] if as_json else []),
         *(["--on", str(on.absolute())] if on is not None else []),
     ]
@@ -103,6 +111,7 @@ def sweep(
         launcher=(lambda slots: InlineLauncher(_run_here)) if inline else ProcessLauncher,
         cluster=cluster_of(on, arguments=arguments, detach=detach, driver=driver, inline=inline),
         take_over=take_over,
+        budget=parse_budget(budget) if budget is not None else None,
     )
     # Not a plain return: the driver tells of Ctrl-C itself, and its 130 is no KeyboardInterrupt of ours.
     raise SystemExit(code)

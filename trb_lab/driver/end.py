@@ -7,23 +7,31 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trb_lab.driver.candidates import SearchRun
 from trb_lab.driver.plan import Plan, Row
+from trb_lab.driver.searches import Searches
 from trb_lab.errors import LabError
 from trb_lab.launch.follow import Fleet
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.store.status import TrialState, last_error, state_of
 
 _NAMES_SHOWN = 3
+DIVERGED = ("nan", "length_explosion", "kl_blow_up")
+"""Classes of ends that tell something of the setting."""
 
 
-def conclude(plan: Plan, fleet: Fleet, store: Store, as_json: bool) -> int:
-    """Make the report and tell how it went. Returns the exit code."""
+def conclude(plan: Plan, fleet: Fleet, searches: Searches, store: Store, as_json: bool) -> int:
+    """Make the report and tell how it went. Returns the exit code.
+
+    A setting of a search that an alarm ended (diverged) is a result and no failure; any other failure is one.
+    """
     outcome = [_outcome(row, fleet, store) for row in plan.rows]
+    outcome += [_searched(run, fleet, store) for search in searches.all for run in search.runs()]
     references = [
         {"run_id": run_id, "name": f"{r.role} (reference)", **_standing(run_id, r.run_dir, fleet)}
         for run_id, r in plan.references.items()
     ]
-    failed = [row for row in [*outcome, *references] if row["state"] == "failed"]
+    failed = [row for row in [*outcome, *references] if row["state"] == "failed" and not _is_told(row)]
     # Stopped by somebody else, or never started; one that was cancelled is as its owner wants it.
     left = [m for m in fleet.members.values() if m.standing in ("interrupted", "waiting")]
     unfinished = [m.run_id for m in left if state_of(m.job.run_dir) != TrialState.CANCELLED]
@@ -37,9 +45,12 @@ def conclude(plan: Plan, fleet: Fleet, store: Store, as_json: bool) -> int:
     if as_json:
         counts = dict(Counter(row["state"] for row in outcome))
         summary = {"counts": counts, "trials": outcome, "report": paths, "problem": problem}
-        print(json.dumps({**summary, "halted": fleet.halted}))
+        found = {"searches": searches.as_json()} if searches.all else {}
+        print(json.dumps({**summary, **found, "halted": fleet.halted}))
     else:
         print(_closing(paths, failed, unfinished, problem, fleet.halted))
+        for line in searches.lines():
+            print(line)
     return 1 if failed or unfinished or problem or fleet.halted else 0
 
 
@@ -48,6 +59,18 @@ def report_files(store: Store, name: str) -> dict[str, str]:
     from trb_lab.report import build_report
 
     return {what: str(path) for what, path in build_report(store, name).items()}
+
+
+def _searched(run: SearchRun, fleet: Fleet, store: Store) -> dict[str, Any]:
+    row = run.row
+    name = " ".join(filter(None, [row["arm"], row["setting"], f"seed={row['seed']}"]))
+    told = {"run_id": run.run_id, "name": name, "search": row["search"]}
+    return {**told, **_standing(run.run_id, run.run_dir, fleet)}
+
+
+def _is_told(row: dict[str, Any]) -> bool:
+    """Whether it is a setting of a search that diverged, which the sampler has been told."""
+    return row.get("search", {}).get("role") == "select" and row["error_class"] in DIVERGED
 
 
 def _outcome(row: Row, fleet: Fleet, store: Store) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from trb_lab.driver.action import Action, decide
 from trb_lab.driver.references import Reference, plan_references
-from trb_lab.driver.retry import ALL
+from trb_lab.driver.retry import classes_of
 from trb_lab.driver.search_context import context_of
 from trb_lab.errors import UsageError
 from trb_lab.launch.base import JobStatus
@@ -131,7 +131,7 @@ def plan_sweep(
     `retry_failed` may name classes (retry.CLASSES); True stands for all. `places` tells what a cluster holds.
     Raises UsageError with every problem of the files; nothing has been written then.
     """
-    retry = retry_failed if not isinstance(retry_failed, bool) else ALL if retry_failed else frozenset()
+    retry = classes_of(retry_failed)
     sweep = load_sweep(path)
     drafts = [(draft, plan_trial(draft.spec).run_id) for draft in expand_sweep(path)]
     seed_order = {seed: place for place, seed in enumerate(sweep.seeds)}

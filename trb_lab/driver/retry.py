@@ -40,6 +40,13 @@ def retry_classes(text: str) -> frozenset[str]:
     return frozenset(found)
 
 
+def classes_of(retry_failed: bool | Collection[str]) -> Collection[str]:
+    """The classes that are meant: all of them for True."""
+    if isinstance(retry_failed, bool):
+        return ALL if retry_failed else frozenset()
+    return retry_failed
+
+
 def ending_class(run_dir: RunDir, state: TrialState) -> str | None:
     """The class of a run that failed or was cancelled; None for a failure that nobody put a class to."""
     if state == TrialState.CANCELLED:

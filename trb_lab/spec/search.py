@@ -175,7 +175,7 @@ class Constraint(Spec):
 
 
 class AshaPruning(Spec):
-    """Asynchronous successive halving (arXiv 1810.05934): of those that reached a rung, the best 1/factor go on."""
+    """Asynchronous successive halving (arXiv 1810.05934): whoever is among the best 1/factor at a rung goes on."""
 
     kind: Literal["asha"] = "asha"
     first: int | None = Field(None, ge=1)

@@ -35,6 +35,8 @@ class SearchArm:
     """A trial at a corner of the space."""
     reference: Callable[[int], TrialDraft] | None
     """Seed -> a trial of the sweep's reference arm (its first setting); None where the sweep has none."""
+    grid_trials: tuple[ExperimentSpec, ...]
+    """The settings of the arm's grid (with the first seed)."""
     written: Mapping[str, Any]
     """What all of the arm's trials have in common, as it is written: the base with the arm's overrides."""
     build: Callable[[str, Mapping[str, Any], int], TrialDraft]

@@ -149,12 +149,22 @@ class _Sweep:
                 steps=trials[0][1].steps,
                 example=trials[0][1],
                 reference=self._reference(base, names),
+                grid_trials=self._grid_trials(builder, arm),
                 written=builder.draft.value,
                 build=partial(self._candidate, builder, (*at, "space")),
                 canonical=canonical_choices(search, trials),
             )
         explain.raise_all(failures.shown())
         return found
+
+    def _grid_trials(self, builder: _Builder, arm: ArmSpec) -> tuple[ExperimentSpec, ...]:
+        """What the arm's grid names; what cannot be built is told where the grid is expanded."""
+        found = []
+        for values in _points(arm) if arm.grid else ():
+            layer = self._layer(values, ("arms", builder.arm, "grid"))
+            trial, _ = builder.trial("", layer, self.spec.seeds[0])
+            found += [trial.spec] if trial is not None else []
+        return tuple(found)
 
     def _reference(self, base: Draft, names: Mapping[str, str]) -> Callable[[int], TrialDraft] | None:
         """Trials of the arm that the others are compared with: as the sweep says, else the first of kind opd."""

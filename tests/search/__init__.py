@@ -1,0 +1,1 @@
+"""Tests of trb_lab/search."""

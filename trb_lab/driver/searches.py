@@ -1,0 +1,155 @@
+"""All searches of a sweep, beside the fleet that runs their trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trb_lab.driver.budget import Budget, Meter, budget_text
+from trb_lab.driver.plan import Plan
+from trb_lab.driver.search_summary import summary, write_summary
+from trb_lab.driver.searching import Search, Surroundings
+from trb_lab.launch.base import JobStatus
+from trb_lab.launch.follow import Fleet
+from trb_lab.store.run_dir import RunDir, Store, read_json
+
+_LOOK_AT_BUDGET_SECONDS = 5.0
+
+
+class Searches:
+    """What asks for trials as results come in; empty for a sweep without a search."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        *,
+        retry: Collection[str] = (),
+        places: Mapping[str, JobStatus] | None = None,
+        budget: Budget | None = None,
+        names: dict[str, str] | None = None,
+    ) -> None:
+        """Reads the runs of every search. `names` gets what each run that they start is called."""
+        self.plan, self.store = plan, store
+        self.purse = Purse(plan, store, budget) if budget is not None else None
+        around = Surroundings(
+            store,
+            plan.sweep.name,
+            retry,
+            places,
+            frozenset(plan.trials),
+            self.purse.spent_text if self.purse is not None else lambda: None,
+            names if names is not None else {},
+        )
+        self.all = [Search(planned, around) for planned in plan.searches.values()]
+
+    def require_samplers(self) -> None:
+        """Raises MissingExtra or UsageError where one of them cannot propose anything."""
+        for search in self.all:
+            search.require_sampler()
+
+    @property
+    def over(self) -> bool:
+        """Whether none of them will start anything more."""
+        return all(search.over for search in self.all)
+
+    def begin(self, fleet: Fleet) -> None:
+        for search in self.all:
+            search.begin(fleet)
+
+    def tick(self, fleet: Fleet) -> None:
+        """After each look of the fleet."""
+        for search in self.all:
+            search.tick(fleet)
+
+    def finish(self) -> list[str]:
+        """Write down how they stand. Lines for what could not be written."""
+        directory = self.store.sweep(self.plan.sweep.name)
+        problems = []
+        for search in self.all:
+            search.save(now=True)
+            try:
+                write_summary(search, directory)
+            except OSError as error:
+                problems.append(f"The search's summary is not written: {error}")
+            if search.view_problem is not None:
+                problems.append(f"The search's views are not up to date: {search.view_problem}")
+        return problems
+
+    def lines(self) -> list[str]:
+        """How each of them stands, in a sentence."""
+        return [search_text(search) for search in self.all]
+
+    def as_json(self) -> dict[str, Any]:
+        """By arm, as the summaries have it, without the candidates."""
+        found = {}
+        for search in self.all:
+            told = summary(search)
+            found[search.arm.name] = {
+                key: told[key]
+                for key in (
+                    "asked",
+                    "known",
+                    "trials",
+                    "counts",
+                    "best",
+                    "front",
+                    "winners",
+                    "over",
+                    "stopped",
+                )
+            }
+        return found
+
+
+def search_text(search: Search) -> str:
+    """`trb: 12 of 40 settings asked, 3 known before; 5 complete, 6 paused, 1 failed`."""
+    states = [candidate.state for candidate in search.candidates.values()]
+    counts = ", ".join(
+        f"{states.count(s)} {s}" for s in ("complete", "paused", "running", "failed") if s in states
+    )
+    known = len(states) - search.asked
+    text = f"search {search.arm.name}: {search.asked} of {search.spec.trials} settings asked"
+    text += f", {known} known before" if known else ""
+    text += f"; {counts}" if counts else ""
+    return text + (f"; stopped: {search.stopped}" if search.stopped else "")
+
+
+@dataclass
+class Purse:
+    """A budget, and how much of it is spent."""
+
+    plan: Plan
+    store: Store
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        created = (read_json(self.store.sweep(self.plan.sweep.name).plan) or {}).get("created", time.time())
+        self._began = time.monotonic()
+        self._meter = Meter(self.store, created)
+        self._next_look = 0.0
+        self._spent = 0.0
+        self.runs: Callable[[], list[RunDir]] = self._planned_runs
+
+    def spent(self) -> float:
+        """In the budget's unit; looked up every few seconds."""
+        if self.budget.unit == "h":
+            return (time.monotonic() - self._began) / 3600
+        if time.monotonic() >= self._next_look:
+            self._spent = self._meter.spent(self.runs(), self.budget.unit)
+            self._next_look = time.monotonic() + _LOOK_AT_BUDGET_SECONDS
+        return self._spent
+
+    def spent_text(self) -> str | None:
+        """Why nothing more is started; None while there is something left."""
+        spent = self.spent()
+        return budget_text(self.budget, spent) if spent >= self.budget.amount else None
+
+    def _planned_runs(self) -> list[RunDir]:
+        """Every run of the sweep, those included that its searches have come to ask for."""
+        from trb_lab.store.plans import planned
+
+        plan = planned(self.store.sweep(self.plan.sweep.name)) or {"trials": []}
+        return [self.store.trial(run_id) for run_id in dict.fromkeys(row["run_id"] for row in plan["trials"])]

@@ -1,0 +1,532 @@
+"""A search at work: whenever a place is free, the next thing that is worth its cost.
+
+In this order: what is paused and stands out goes on; a new setting is asked of the sampler; the best get more seeds
+(racing); at the end the winners run on fresh seeds (confirm). There is no batch: every free place is filled at once.
+
+Everything that is decided is written to the search's log before it is acted on, and everything else is read from the
+run directories. So a driver may be killed at any moment, and the next one goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from trb_lab.driver.action import Action, decide
+from trb_lab.driver.candidates import ENDED_BADLY, Candidate, SearchRun, candidates_of
+from trb_lab.driver.plan import PlannedSearch, plan_row
+from trb_lab.driver.search_context import known_settings
+from trb_lab.failpoints import reach
+from trb_lab.launch.base import Job, JobStatus
+from trb_lab.launch.follow import Fleet, Member
+from trb_lab.search.measures import Measures, key_of, quantities
+from trb_lab.search.pareto import front
+from trb_lab.search.pruning import Standing, may_go_on, next_stop
+from trb_lab.search.racing import Entrant, Verdict, next_replicates, race
+from trb_lab.search.told import Told
+from trb_lab.spec import ExperimentSpec
+from trb_lab.spec.search import fits
+from trb_lab.spec.trial_draft import TrialDraft
+from trb_lab.store.identity import canonical_json
+from trb_lab.store.pauses import pause_after, set_pause
+from trb_lab.store.run_dir import Store
+from trb_lab.store.search_log import Decision, append
+from trb_lab.store.status import TrialState, last_error, state_of
+from trb_lab.trial import plan_trial, prepare
+
+if TYPE_CHECKING:
+    from trb_lab.search.optuna_file import StudyFile
+
+SAVE_SECONDS = 5.0
+"""Between two looks of others at the search: its Optuna file, and the cache of what was read."""
+
+Ask = Callable[[int, Sequence[Told], Mapping[str, Any]], Any]
+"""(number, candidates so far, the sampler's notes) -> search.told.Proposal."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a search has to know of the rest of the sweep."""
+
+    store: Store
+    sweep: str
+    retry: Collection[str] = ()
+    """Classes of failures that are run again (retry.CLASSES)."""
+    places: Mapping[str, JobStatus] | None = None
+    """What a cluster holds."""
+    whole: Collection[str] = ()
+    """Run ids that the sweep's plan wants to their end."""
+    spent: Callable[[], str | None] = lambda: None
+    """Why nothing more is started, once a budget is spent."""
+    names: dict[str, str] = field(default_factory=dict)
+    """What each run id is called: filled as runs are started."""
+
+
+class Search:
+    """One arm's search. Make it from the plan, `begin`, then `tick` after each look of the fleet."""
+
+    def __init__(self, planned: PlannedSearch, around: Surroundings, ask: Ask | None = None) -> None:
+        self.arm, self.context = planned.arm, planned.context
+        self.spec = planned.arm.spec
+        self.around = around
+        self._ask_sampler = ask
+        directory = around.store.sweep(around.sweep)
+        self.log = directory.search_log(self.arm.name)
+        self.measures = Measures(self.spec, self.arm.stops, directory.search_values(self.arm.name))
+        self._quantities = [key_of(q) for q in quantities(self.spec)]
+        found = candidates_of(self.arm, planned.decisions, around.store)
+        self.candidates = {n: c for n, c in found.items() if fits(self.spec.space, c.params)}
+        """By number. Those outside the space, which has become smaller since, are left out."""
+        self.left_out = len(found) - len(self.candidates)
+        self.next_number = max(found, default=-1) + 1
+        self.study_attrs: dict[str, Any] = {}
+        self.confirmations: list[SearchRun] = []
+        """Runs of the last confirmation, of winners and of the reference."""
+        self.winners: tuple[int, ...] = ()
+        for decision in planned.decisions:
+            self.study_attrs.update(decision.study_attrs)
+            if decision.event == "confirm":
+                self.winners = decision.numbers
+                self.confirmations = [self._run_of(row) for row in decision.rows]
+        self.stopped: str | None = None
+        """Why it ended before its time."""
+        self.over = False
+        self._idle = False
+        """Nothing was to be done at the last look, and nothing has changed since."""
+        self._active: dict[str, tuple[Candidate | None, SearchRun]] = {}
+        self._told: dict[int, Told] = {}
+        self._file: StudyFile | None = None
+        self._next_save = 0.0
+        self.view_problem: str | None = None
+        """Why the views of the search are not up to date."""
+        for candidate in self.candidates.values():
+            self._look_at(candidate)
+        for run in self.confirmations:
+            self._read(run)
+
+    # --- what there is
+
+    @property
+    def asked(self) -> int:
+        """Candidates that count towards `trials`."""
+        return sum(c.decision.origin == "ask" for c in self.candidates.values())
+
+    def runs(self) -> list[SearchRun]:
+        """Every run that it has come to ask for, confirmations included."""
+        return [run for c in self.candidates.values() for run in c.runs.values()] + self.confirmations
+
+    @property
+    def goal(self) -> str:
+        """The first goal's quantity."""
+        return self._quantities[0]
+
+    def violation(self, candidate: Candidate) -> dict[str, float]:
+        """Metric -> by how much a complete candidate lies outside its bounds; 0 and less is inside."""
+        found = {}
+        names = self._quantities[len(self.spec.goals) :]
+        for (metric, bound), name in zip(self.spec.constraints.items(), names, strict=True):
+            value = candidate.mean(name)
+            if value is not None:
+                above = value - bound.at_most if bound.at_most is not None else None
+                below = bound.at_least - value if bound.at_least is not None else None
+                found[metric] = max(v for v in (above, below) if v is not None)
+        return found
+
+    def is_feasible(self, candidate: Candidate) -> bool:
+        return all(v <= 0 for v in self.violation(candidate).values())
+
+    def finalists(self) -> list[Candidate]:
+        """Complete candidates inside the constraints."""
+        found = [c for c in self.candidates.values() if c.state == "complete"]
+        return [c for c in found if self.is_feasible(c)] if self.spec.constraints else found
+
+    def best(self) -> list[int]:
+        """The best first, by their means; of several goals the Pareto front."""
+        finalists = self.finalists()
+        if len(self.spec.goals) > 1:
+            points = {c.number: [c.mean(q) or 0.0 for q in self._goals] for c in finalists}
+            return front(points, [goal.direction for goal in self.spec.goals])
+        if self.spec.racing is not None:
+            raced = [v.number for v in self.race()]
+            rest = [c for c in finalists if c.number not in raced]
+        else:
+            raced, rest = [], finalists
+        sign = -1.0 if self.spec.goals[0].direction == "maximize" else 1.0
+        return raced + [
+            c.number for c in sorted(rest, key=lambda c: (sign * (c.mean(self.goal) or 0.0), c.number))
+        ]
+
+    @property
+    def _goals(self) -> list[str]:
+        return self._quantities[: len(self.spec.goals)]
+
+    def race(self) -> list[Verdict]:
+        """How the best stand against each other; empty without racing."""
+        if self.spec.racing is None:
+            return []
+        return race(self.spec.racing, self._entrants(), self.spec.goals[0].direction)
+
+    def told(self) -> list[Told]:
+        """The candidates as the sampler sees them."""
+        for number, candidate in self.candidates.items():
+            if number not in self._told:
+                self._told[number] = self._tell(candidate)
+        return [self._told[number] for number in self.candidates]
+
+    # --- the start of a driver
+
+    def begin(self, fleet: Fleet) -> None:
+        """Take up what was begun, and what is known already."""
+        self._learn_known()
+        for candidate in self.candidates.values():
+            for run in candidate.runs.values():
+                self._resume(fleet, candidate, run)
+        for run in self.confirmations:
+            self._resume(fleet, None, run)
+
+    def _learn_known(self) -> None:
+        """Settings of the arm's grid, and those that finished trials tell of, as candidates that cost nothing."""
+        have = {canonical_json(c.params) for c in self.candidates.values()}
+        first = self.next_number == 0
+        for origin, settings in (("grid", self._grid()), ("warm", self._warm() if first else [])):
+            for params in settings:
+                if canonical_json(params) not in have:
+                    have.add(canonical_json(params))
+                    self._propose(params, origin=origin)
+
+    def _grid(self) -> list[dict[str, Any]]:
+        found = [self.arm.params_of(trial.model_dump(mode="json")) for trial in self.arm.grid_trials]
+        return [params for params in found if params is not None]
+
+    def _warm(self) -> list[dict[str, Any]]:
+        return known_settings(self.arm, self.around.store) if self.spec.warm_start else []
+
+    def _resume(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
+        """Go on with a run that somebody began, or that was decided and never started."""
+        if run.state in ("completed", "paused"):
+            return
+        action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
+        if action in (Action.FAILED, Action.CANCELLED, Action.ADOPT):
+            return
+        self._start(fleet, candidate, run)
+
+    # --- a look
+
+    def tick(self, fleet: Fleet) -> None:
+        """Take in what has ended, and fill the places that are free."""
+        self._absorb(fleet)
+        if fleet.stopping or fleet.halted is not None:
+            return
+        while not self._idle and not self.over and self._has_room(fleet):
+            self._idle = not self._next(fleet)
+        self.save()
+
+    def _absorb(self, fleet: Fleet) -> None:
+        for run_id, (candidate, run) in list(self._active.items()):
+            member = fleet.members[run_id]
+            if member.standing in ("waiting", "running"):
+                run.state = member.standing
+                continue
+            del self._active[run_id]
+            self._read(run)
+            if run.state not in ("completed", *ENDED_BADLY):
+                run.state = member.standing
+            run.error = member.error if run.state in ENDED_BADLY else None
+            self._changed(candidate)
+
+    def _has_room(self, fleet: Fleet) -> bool:
+        busy = {id(candidate) for candidate, _ in self._active.values()}
+        return fleet.free > 0 and len(busy) < self.spec.most_at_once
+
+    def _next(self, fleet: Fleet) -> bool:
+        """Do the one thing that comes next. Whether anything was there to do now."""
+        self.stopped = self.around.spent()
+        if self.stopped is not None:
+            self.over = not self._active
+            return False
+        if self._promote(fleet):
+            return True
+        if self.asked < self.spec.trials:
+            self._ask(fleet)
+            return True
+        if self._replicate(fleet):
+            return True
+        if self._active:
+            return False
+        if self._promote_the_last(fleet) or self._confirm(fleet):
+            return True
+        self.over = not self._active
+        return False
+
+    def save(self, now: bool = False) -> None:
+        """Bring the views up to date, now and then. They are made again at any time: no disk trouble ends a search."""
+        began = time.monotonic()
+        if began < self._next_save and not now:
+            return
+        try:
+            self.measures.save()
+            self._study_file().update(self.told(), self.over)
+            self.view_problem = None
+        except OSError as error:
+            self.view_problem = f"{self.log.parent}: {error}"
+        self._next_save = time.monotonic() + SAVE_SECONDS + 20 * (time.monotonic() - began)
+
+    def _study_file(self) -> StudyFile:
+        if self._file is None:
+            from trb_lab.search.optuna_file import StudyFile
+
+            directory = self.around.store.sweep(self.around.sweep)
+            title = f"{self.around.sweep} {self.arm.name}"
+            self._file = StudyFile(directory.search_study(self.arm.name), title, self.spec)
+        return self._file
+
+    def upcoming(self, count: int) -> list[str]:
+        """The next settings, if nothing new were known by then; nothing is written."""
+        told = self.told()
+        known = [canonical_json(c.params) for c in self.candidates.values()]
+        found: list[str] = []
+        first = self.next_number
+        for origin, settings in (("grid", self._grid()), ("warm", self._warm() if first == 0 else [])):
+            for params in settings:
+                if canonical_json(params) not in known:
+                    known.append(canonical_json(params))
+                    found.append(
+                        f"{self.arm.setting(first + len(found), params)} ({origin}: known, not asked)"
+                    )
+        if found:  # what they say is not read here, and the asks depend on it
+            return found
+        notes = dict(self.study_attrs)
+        for number in range(first, first + min(count, self.spec.trials - self.asked)):
+            proposal = self._sampler()(number, told, notes)
+            notes.update(proposal.study_attrs)
+            told = [*told, Told(number, proposal.params, "running", attrs=proposal.attrs)]
+            found.append(self.arm.setting(number, proposal.params))
+        return found
+
+    def require_sampler(self) -> None:
+        """Raises MissingExtra or UsageError where the sampler cannot propose anything."""
+        if self.asked < self.spec.trials:
+            self._sampler()
+
+    # --- what can be done
+
+    def _promote(self, fleet: Fleet) -> bool:
+        if self.spec.pruning is None:
+            return False
+        standings = [
+            Standing(
+                c.number, c.at_stops(), c.allowed, c.state == "failed", c.state in ("paused", "complete")
+            )
+            for c in self.candidates.values()
+        ]
+        direction = self.spec.goals[0].direction
+        for number in may_go_on(self.spec.pruning, self.arm.stops, self.arm.steps, standings, direction):
+            self._let_go_on(fleet, self.candidates[number])
+            return True
+        return False
+
+    def _promote_the_last(self, fleet: Fleet) -> bool:
+        """Too few candidates for anyone to stand out: the best goes on, so that there is one at the end."""
+        paused = [c for c in self.candidates.values() if c.state == "paused"]
+        if not paused or any(c.state == "complete" for c in self.candidates.values()):
+            return False
+        sign = 1.0 if self.spec.goals[0].direction == "maximize" else -1.0
+        self._let_go_on(
+            fleet, max(paused, key=lambda c: (c.allowed, sign * c.at_stops().get(c.allowed, 0.0), -c.number))
+        )
+        return True
+
+    def _let_go_on(self, fleet: Fleet, candidate: Candidate) -> None:
+        candidate.allowed = next_stop(self.arm.stops, self.arm.steps, candidate.allowed)
+        for run in candidate.starting:
+            if run.state == "paused" and run.steps_done < candidate.allowed:
+                self._start(fleet, candidate, run)
+        self._changed(candidate)
+
+    def _ask(self, fleet: Fleet) -> None:
+        proposal = self._sampler()(self.next_number, self.told(), self.study_attrs)
+        reach("driver.ask.after")
+        candidate = self._propose(proposal.params, "ask", proposal.attrs, proposal.study_attrs)
+        reach("driver.proposal.after")
+        for run in candidate.runs.values():
+            if run.state == "waiting":
+                self._start(fleet, candidate, run)
+
+    def _sampler(self) -> Ask:
+        if self._ask_sampler is None:
+            from trb_lab.search.optuna import Asker
+
+            self._ask_sampler = Asker(self.spec).ask
+        return self._ask_sampler
+
+    def _propose(
+        self,
+        params: Mapping[str, Any],
+        origin: Any,
+        attrs: Mapping[str, Any] | None = None,
+        study_attrs: Mapping[str, Any] | None = None,
+    ) -> Candidate:
+        """A new candidate, written down before anything of it starts."""
+        number = self.next_number
+        rows = tuple(self._row(self.arm.draft(number, params, s), number) for s in self.arm.starting_seeds)
+        decision = Decision(
+            "proposal", self.context, rows, number=number, origin=origin, params=dict(params),
+            attrs=dict(attrs or {}), study_attrs=dict(study_attrs or {}),
+        )  # fmt: skip
+        append(self.log, decision)
+        self.study_attrs.update(decision.study_attrs)
+        candidate = candidates_of(self.arm, [decision], self.around.store)[number]
+        self.candidates[number] = candidate
+        self.next_number = number + 1
+        self._look_at(candidate)
+        return candidate
+
+    def _replicate(self, fleet: Fleet) -> bool:
+        if self.spec.racing is None:
+            return False
+        wanted = next_replicates(
+            self.spec.racing, self._entrants(), self.arm.seeds, self.spec.goals[0].direction
+        )
+        for number, seed in wanted:
+            candidate = self.candidates[number]
+            rows = (self._row(self.arm.draft(number, candidate.params, seed), number),)
+            decision = Decision("replicate", self.context, rows, number=number)
+            append(self.log, decision)
+            run = candidate.runs[seed] = self._run_of(rows[0])
+            self._begin_run(fleet, candidate, run)
+            return True
+        return False
+
+    def _confirm(self, fleet: Fleet) -> bool:
+        """The winners and the reference on fresh seeds, once nothing else is left to do."""
+        if self.spec.confirm is None:
+            return False
+        winners = tuple(self.best()[: self.spec.confirm.settings])
+        seeds = {run.seed for run in self.confirmations}
+        if not winners or (winners == self.winners and set(self.arm.fresh_seeds) <= seeds):
+            return False
+        rows = []
+        for seed in self.arm.fresh_seeds:
+            for number in winners:
+                draft = self.arm.draft(number, self.candidates[number].params, seed)
+                rows.append(self._row(draft, number, "confirm"))
+            if self.arm.reference is not None:
+                rows.append(self._row(self.arm.reference(seed), None, "confirm"))
+        append(self.log, Decision("confirm", self.context, tuple(rows), numbers=winners))
+        self.winners = winners
+        self.confirmations = [self._run_of(row) for row in rows]
+        for run in self.confirmations:
+            self._begin_run(fleet, None, run)
+        return True
+
+    # --- runs
+
+    def _row(self, draft: TrialDraft, number: int | None, role: str = "select") -> dict[str, Any]:
+        row = plan_row(draft, plan_trial(draft.spec).run_id)
+        return {**row, "search": {"arm": self.arm.name, "number": number, "role": role}}
+
+    def _run_of(self, row: Mapping[str, Any]) -> SearchRun:
+        return SearchRun(row, self.around.store.trial(row["run_id"]), whole=True)
+
+    def _begin_run(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
+        """Start a run that may have been made before."""
+        self._read(run)
+        if run.state not in ("completed", *ENDED_BADLY):
+            self._start(fleet, candidate, run)
+        self._changed(candidate)
+
+    def _start(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
+        """Have the run go on as far as it may."""
+        run.whole = run.whole or run.run_id in self.around.whole
+        until = None if candidate is None or run.whole else candidate.allowed
+        if until is not None and until >= self.arm.steps:
+            until = None
+        member = fleet.members.get(run.run_id)
+        if member is None or member.ended:
+            spec = ExperimentSpec.model_validate(run.row["spec"])
+            fresh = Member(
+                Job(run.run_dir, "run", spec.resources, partial(_prepare, spec, self.around.store, until)),
+                steps=spec.steps,
+                eval_sets=run.eval_sets,
+                until=until,
+            )
+            fleet.add(fresh)
+            member = fresh
+        elif member.until is not None and (until is None or until > member.until):
+            set_pause(run.run_dir, until)  # another search of this sweep shares it
+            member.until = until
+        run.state = "running" if member.standing == "running" else "waiting"
+        self._active[run.run_id] = (candidate, run)
+        role = " (confirm)" if candidate is None else ""
+        name = " ".join(filter(None, [run.row["arm"], run.row["setting"], f"seed={run.seed}"]))
+        self.around.names.setdefault(run.run_id, name + role)
+        self._changed(candidate)
+
+    def _look_at(self, candidate: Candidate) -> None:
+        """Read the runs' states from their directories, and how far they were let go."""
+        for run in candidate.runs.values():
+            self._read(run)
+        for run in candidate.starting:
+            run.whole = run.whole or run.run_id in self.around.whole
+            after = pause_after(run.run_dir)
+            begun = run.state != "waiting" and run.steps_done > 0
+            if run.whole or (after is None and begun):
+                candidate.allowed = self.arm.steps
+            elif after is not None:
+                candidate.allowed = max(candidate.allowed, min(after, self.arm.steps))
+
+    def _read(self, run: SearchRun) -> None:
+        state = state_of(run.run_dir)
+        names = {TrialState.NEW: "waiting", TrialState.INTERRUPTED: "interrupted"}
+        run.state = names.get(state, state.value)  # type: ignore[assignment]
+        if state is TrialState.NEW:
+            return
+        run.measured = self.measures.of(run.run_dir, run.eval_sets)
+        run.steps_done = _steps_done(run)
+        if run.state in ENDED_BADLY:
+            run.error = (last_error(run.run_dir) or {}).get("error")
+
+    def _changed(self, candidate: Candidate | None) -> None:
+        self._idle = False
+        if candidate is not None:
+            self._told.pop(candidate.number, None)
+
+    def _tell(self, candidate: Candidate) -> Told:
+        state = candidate.state
+        complete = state == "complete"
+        return Told(
+            candidate.number,
+            candidate.params,
+            {"complete": "complete", "paused": "pruned", "failed": "failed", "running": "running"}[state],  # type: ignore[arg-type]
+            tuple(candidate.mean(q) or 0.0 for q in self._goals) if complete else (),
+            candidate.at_stops() if len(self.spec.goals) == 1 else {},
+            self.violation(candidate) if complete else {},
+            dict(candidate.decision.attrs),
+        )
+
+    def _entrants(self) -> list[Entrant]:
+        return [
+            Entrant(
+                c.number,
+                c.values(self.goal),
+                frozenset(seed for seed, run in c.runs.items() if run.state in ("waiting", "running")),
+            )
+            for c in self.finalists()
+        ]
+
+
+def _steps_done(run: SearchRun) -> int:
+    """Updates made, as far as a pause or the end tells."""
+    from trb_lab.launch.progress import ProgressReader
+
+    if run.state == "completed":
+        return int(run.row["spec"]["steps"])
+    return ProgressReader(run.run_dir).read().done
+
+
+def _prepare(spec: ExperimentSpec, store: Store, until: int | None) -> None:
+    run_dir = prepare(spec, store)
+    set_pause(run_dir, until)
