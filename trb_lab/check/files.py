@@ -9,6 +9,8 @@ from typing import Any
 
 from trb_lab.errors import LabError
 from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experiment
+from trb_lab.spec.search import SearchSpec
+from trb_lab.spec.sweeps import expand_searches
 
 from .cluster import ClusterCheck
 from .fetch import fetch_all
@@ -120,13 +122,23 @@ def _specs(path: Path, findings: Findings) -> list[_Case]:
         findings.ok("spec", f"experiment '{spec.name}' is valid: {spec.warmup.kind}, {spec.steps} steps")
         return [("", spec, [spec])]
     trials = expand_sweep(path)
+    searches = expand_searches(path)
     settings = {(t.arm, t.setting) for t in trials}
     seeds = {t.seed for t in trials}
-    findings.ok("spec", f"all {len(trials)} trials are valid: {len(settings)} settings x {len(seeds)} seeds")
+    if trials:
+        findings.ok(
+            "spec", f"all {len(trials)} trials are valid: {len(settings)} settings x {len(seeds)} seeds"
+        )
+    for arm in searches.values():
+        ends = f"the {len(arm.examples)} ends of its space are valid"
+        findings.ok("search", f"{arm.name}: {arm.spec.trials} settings by {arm.spec.sampler.kind}; {ends}")
+        _check_sampler(arm.spec, findings)
     # Trials that share models, data and sizes share one preflight, which looks at each of their arms.
     distinct: dict[str, tuple[str, ExperimentSpec]] = {}
-    for trial in trials:
-        key = trial.spec.model_dump_json(
+    named = [(" ".join(filter(None, [t.arm, t.setting])), t.spec) for t in trials]
+    named += [(arm.name, spec) for arm in searches.values() for spec in arm.examples]
+    for name, spec in named:
+        key = spec.model_dump_json(
             include={
                 "student",
                 "teacher",
@@ -139,11 +151,20 @@ def _specs(path: Path, findings: Findings) -> list[_Case]:
                 "grader",
             }
         )
-        key += str(trial.spec.steps) + str(trial.spec.teacher_in_rollout)
-        name = " ".join(filter(None, [trial.arm, trial.setting]))
-        distinct.setdefault(key, (name, trial.spec))
-    every = [trial.spec for trial in trials]
+        key += str(spec.steps) + str(spec.teacher_in_rollout)
+        distinct.setdefault(key, (name, spec))
+    every = [spec for _, spec in named]
     return [(name, spec, _arms_of(spec, every)) for name, spec in _without_lesser(list(distinct.values()))]
+
+
+def _check_sampler(spec: SearchSpec, findings: Findings) -> None:
+    """Whether the sampler is installed here and takes the space."""
+    from trb_lab.search.optuna import Asker
+
+    try:
+        Asker(spec)
+    except LabError as error:
+        findings.fail("search", str(error))
 
 
 def _arms_of(pair: ExperimentSpec, specs: Sequence[ExperimentSpec]) -> list[ExperimentSpec]:

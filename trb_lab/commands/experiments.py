@@ -54,9 +54,12 @@ def _prepared(context: typer.Context, file: Path | None, sets: list[str], run_di
 
     if file is not None:
         from trb_lab.spec import load_experiment
+        from trb_lab.store.pauses import set_pause
         from trb_lab.trial import prepare
 
-        return prepare(load_experiment(file, sets), store_of(context), run_dir)
+        prepared = prepare(load_experiment(file, sets), store_of(context), run_dir)
+        set_pause(prepared, None)  # all of it is wanted now, whatever a search says
+        return prepared
     if run_dir is None:
         raise UsageError(
             "name what to run: trb-lab run FILE, or trb-lab run --run-dir DIR to go on with a run."

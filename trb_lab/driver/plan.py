@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trb_lab.spec.sweeps import TrialDraft, expand_searches, expand_sweep, load_
 from trb_lab.store.plans import planned
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.search_log import Decision, decisions, rows_of
+from trb_lab.store.status import TrialState, state_of
 from trb_lab.trial import plan_trial, prepare, set_fingerprint
 
 
@@ -93,7 +94,10 @@ class Plan:
     searches: Mapping[str, PlannedSearch]
     """By arm: settings that are asked for as results come in."""
     no_longer_planned: tuple[str, ...]
-    """Run ids of the last plan that this one does not hold. Nothing is done to them."""
+    """Run ids of the last plan that this one does not hold, and those that were dropped before and have not ended.
+    Nothing is done to them."""
+    previous: Mapping[str, Any] = field(default_factory=dict)
+    """The last plan as its files have it (store.plans.planned); empty where there was none."""
 
     def counts(self) -> dict[str, int]:
         """Trials by action (every action is a key), and in all."""
@@ -148,9 +152,10 @@ def plan_sweep(
     for name, arm in expand_searches(path).items():
         context = context_of(arm)
         searches[name] = PlannedSearch(arm, context, tuple(decisions(directory.search_log(name), context)))
-    before = (planned(directory) or {}).get("trials", [])
+    previous = planned(directory) or {}
+    before = {row["run_id"] for row in previous.get("trials", [])} | set(previous.get("removed", []))
     now = set(trials).union(*({row["run_id"] for row in search.rows} for search in searches.values()))
-    evaluated = [*specs.values(), *(search.arm.example for search in searches.values())]
+    evaluated = [*specs.values(), *(e for search in searches.values() for e in search.arm.examples)]
     references = plan_references(evaluated, store, retry, places or {}) if sweep.report.references else {}
     return Plan(
         sweep=sweep,
@@ -158,7 +163,8 @@ def plan_sweep(
         trials=trials,
         references=references,
         searches=searches,
-        no_longer_planned=tuple(sorted({t["run_id"] for t in before} - now)),
+        no_longer_planned=tuple(sorted(before - now)),
+        previous=previous,
     )
 
 
@@ -199,8 +205,17 @@ def write_plan(plan: Plan, store: Store) -> None:
     }
     if plan.searches:
         value["searches"] = {name: {"context": search.context} for name, search in plan.searches.items()}
+    # The next plan would not know of them any more.
+    if removed := [run_id for run_id in plan.no_longer_planned if _is_unfinished(store.trial(run_id))]:
+        value["removed"] = removed
     if value != before:
         write_json(path, value)
+
+
+def _is_unfinished(run_dir: RunDir) -> bool:
+    """Whether it was begun, or is about to be, and has not come to an end."""
+    over = (TrialState.COMPLETED, TrialState.CANCELLED, TrialState.FAILED)
+    return run_dir.path.exists() and state_of(run_dir) not in over
 
 
 def _with_sets(spec: ExperimentSpec, sets: list[EvalSet]) -> ExperimentSpec:

@@ -31,8 +31,8 @@ class SearchArm:
     """Steps at which a run pauses; empty without pruning."""
     steps: int
     """Training steps of a whole run."""
-    example: ExperimentSpec
-    """A trial at a corner of the space."""
+    examples: tuple[ExperimentSpec, ...]
+    """Trials at the corners of the space, which together show every bound and every choice."""
     reference: Callable[[int], TrialDraft] | None
     """Seed -> a trial of the sweep's reference arm (its first setting); None where the sweep has none."""
     grid_trials: tuple[ExperimentSpec, ...]
@@ -43,6 +43,11 @@ class SearchArm:
     """(setting, overrides, seed) -> the trial; raises UsageError where the experiment refuses it."""
     canonical: Mapping[str, tuple[tuple[Any, Any], ...]]
     """Key of a choice -> its values, each as it is written and as a built spec has it."""
+
+    @property
+    def example(self) -> ExperimentSpec:
+        """One of them."""
+        return self.examples[0]
 
     @property
     def starting_seeds(self) -> tuple[int, ...]:

@@ -147,7 +147,7 @@ class _Sweep:
                 names={key: names[key] for key in search.space},
                 stops=stops,
                 steps=trials[0][1].steps,
-                example=trials[0][1],
+                examples=tuple(trial for _, trial in trials),
                 reference=self._reference(base, names),
                 grid_trials=self._grid_trials(builder, arm),
                 written=builder.draft.value,
