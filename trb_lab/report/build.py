@@ -17,6 +17,7 @@ from .narrative import counts, findings, shared_rows
 from .plot_style import FigureFiles
 from .problems import comparisons, problem_table, problems_csv
 from .render import to_csv, to_text
+from .search import SearchSection, search_sections
 from .selection_table import selection_table
 from .settings import Setting, reference_setting, settings_of
 from .setup_facts import changed_settings, code_versions, failures, shared_settings
@@ -37,6 +38,7 @@ class Report:
     problems: Table | None
     cost: Table | None
     health: Table
+    searches: list[SearchSection]
     figures: list[FigureFiles]
     pairs: list[Pair]
     failures: list[dict[str, str]]
@@ -80,17 +82,19 @@ def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[st
     arms = arms_of(data, settings, items)
     compared = comparisons(data, settings, items)
     reference = reference_setting(settings)
+    searches = search_sections(data, store.sweep(sweep_name).path / "search", out)
     report = Report(
         data=data,
         settings=settings,
         arms=arms,
         counts=counts(data),
-        findings=findings(data, settings, arms),
+        findings=[*findings(data, settings, arms), *(s.headline for s in searches)],
         scores=score_table(data, settings),
         selection=selection_table(data, arms),
         problems=problem_table(compared, reference.title if reference else ""),
         cost=cost_table(data, settings),
         health=health_table(data, settings),
+        searches=searches,
         figures=build_figures(data, settings, out),
         pairs=excerpts(store, settings),
         failures=failures(data),
@@ -116,6 +120,10 @@ def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[st
             continue
         write_atomic(out / name, text)
         paths[what] = out / name
+    for section in searches:
+        for name, text in section.files.items():
+            write_atomic(out / name, text)
+            paths[name] = out / name
     return paths
 
 
@@ -134,6 +142,10 @@ def _text(report: Report) -> str:
     )
     parts = [to_text(report.selection) + rules] if report.selection else []
     rest = [report.problems, report.cost, report.health]
+    parts += [
+        f"{section.title}\n\n" + "\n".join(to_text(table) for _, table in section.tables)
+        for section in report.searches
+    ]
     tables = "\n".join([*parts, *(to_text(table) for table in rest if table is not None)])
     return f"{head}\n\n{tables}\n{words}\n"
 

@@ -8,6 +8,8 @@ from .render import code_span, markdown_escape, to_markdown
 
 if TYPE_CHECKING:
     from .build import Report
+    from .plot_style import FigureFiles
+    from .search import SearchSection
 
 
 def markdown(report: Report) -> str:
@@ -24,12 +26,10 @@ def markdown(report: Report) -> str:
     for name, table in report.results:
         title = f"Scores: {table.title}" if name == "table" else table.title
         parts += [f"## {markdown_escape(title)}", to_markdown(table), _notes(table.notes)]
+    for section in report.searches:
+        parts += _search(section)
     parts += ["## Figures"] * bool(report.figures)
-    for figure in report.figures:
-        parts.append(
-            f"![{figure.title}]({figure.svg.as_posix()})\n\n{markdown_escape(figure.caption)} "
-            f"[PNG]({figure.png.as_posix()}), [data]({figure.csv.as_posix()})."
-        )
+    parts += map(_figure, report.figures)
     for _, table in report.costs:
         parts += [f"## {markdown_escape(table.title)}", to_markdown(table), _notes(table.notes)]
     parts += _failed(report)
@@ -48,6 +48,21 @@ def markdown(report: Report) -> str:
 
 def _notes(notes: list[str]) -> str:
     return "\n".join(f"- {markdown_escape(n)}" for n in notes)
+
+
+def _figure(figure: FigureFiles) -> str:
+    return (
+        f"![{figure.title}]({figure.svg.as_posix()})\n\n{markdown_escape(figure.caption)} "
+        f"[PNG]({figure.png.as_posix()}), [data]({figure.csv.as_posix()})."
+    )
+
+
+def _search(section: SearchSection) -> list[str]:
+    parts = [f"## {markdown_escape(section.title)}", *map(markdown_escape, section.paragraphs)]
+    for _, table in section.tables:
+        parts += [f"### {markdown_escape(table.title)}", to_markdown(table), _notes(table.notes)]
+    parts.append("Data: " + ", ".join(f"[{name}]({name})" for name in section.files) + ".")
+    return parts + [_figure(figure) for figure in section.figures]
 
 
 def _failed(report: Report) -> list[str]:

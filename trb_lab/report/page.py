@@ -46,6 +46,14 @@ def page(report: Report) -> str:
         ],
         # Tables and figures come from our own code and are escaped (text in figures is drawn as paths).
         results=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.results],
+        searches=[
+            (
+                section,
+                [(table, Markup(to_html(table, f"{name}-rows"))) for name, table in section.tables],
+                [(f, Markup(themed_svg(f))) for f in section.figures],
+            )
+            for section in report.searches
+        ],
         costs=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.costs],
         figures=[(f, Markup(themed_svg(f))) for f in report.figures],
         light="".join(f"{name}:{light};" for name, (light, _) in variables.items()),

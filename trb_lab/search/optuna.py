@@ -90,7 +90,7 @@ def importance(spec: SearchSpec, told: Sequence[Told]) -> dict[str, dict[str, fl
     from .optuna_study import Space, directions_of, quiet, study_of, trial_of
 
     space = Space(spec)
-    always = [key for key in space.order if not spec.space[key].when]
+    always = sorted(key for key in space.order if not spec.space[key].when)  # Optuna mixes up other orders
     found: dict[str, dict[str, float]] = {}
     for at, (goal, direction) in enumerate(zip(spec.goals, directions_of(spec), strict=True)):
         one_goal = spec.model_copy(update={"objectives": [goal], "constraints": {}})

@@ -7,6 +7,7 @@ open dashboard has to be started again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -30,8 +31,8 @@ CANDIDATE = "candidate"
 class StudyFile:
     """Keeps the file at `path` up to date; the study in it is called `name`.
 
-    A trial's times are those at which the file first showed that it began and ended. Notes made in the
-    dashboard stay until the file is written anew. Needs optuna, which an Asker has looked for.
+    A trial's times are those at which the file first showed that it began and ended. Those and notes that
+    someone made in the dashboard stay when the file is written anew. Needs optuna, which an Asker looks for.
     """
 
     def __init__(self, path: Path, name: str, spec: SearchSpec) -> None:
@@ -85,6 +86,8 @@ class StudyFile:
 
         before = {} if old is None else {trial.user_attrs.get(CANDIDATE): trial for trial in old.trials}
         journal = Journal(self.name, self.spec)
+        if old is not None:
+            journal.note(old.notes)
         for one in wanted:
             journal.add(self._trial(one, before.get(one.number)))
         return journal
@@ -94,6 +97,9 @@ class StudyFile:
 
         trial = trial_of(one, self._space, self.spec, attrs=False)
         trial.set_user_attr(CANDIDATE, one.number)
+        if violations := trial.constraints.values():
+            # The dashboard (0.21) knows only the form without names, and no infinity there.
+            trial.system_attrs["constraints"] = [min(v, sys.float_info.max) for v in violations]
         now = datetime.now()
         trial.datetime_start = (before and before.datetime_start) or now
         if trial.state.is_finished():

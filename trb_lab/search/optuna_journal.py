@@ -85,6 +85,16 @@ class Journal:
         """As they are now."""
         return self._storage.get_all_trials(self._study_id, deepcopy=False)
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What else stands of the study: the dashboard's notes on it and on its trials."""
+        return self._storage.get_study_system_attrs(self._study_id)
+
+    def note(self, notes: Mapping[str, Any]) -> None:
+        """Take over another journal's notes on the same trials."""
+        for key, value in _news(self.notes, notes).items():
+            self._storage.set_study_system_attr(self._study_id, key, value)
+
     def add(self, trial: FrozenTrial) -> None:
         """Put one more at the end."""
         self._storage.create_new_trial(self._study_id, trial)

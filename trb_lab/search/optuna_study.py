@@ -162,10 +162,9 @@ def trial_of(told: Told, space: Space, spec: SearchSpec, attrs: bool = True) -> 
     values: list[float] | None = None
     if state == TrialState.COMPLETE:
         values = [float(value) for value in told.values]
-        if len(values) != len(spec.goals):
-            raise ValueError(
-                f"#{told.number} has {len(values)} values, and there are {len(spec.goals)} goals."
-            )
+        goals = len(spec.objectives) or 1
+        if len(values) != goals:
+            raise ValueError(f"#{told.number} is complete with {len(values)} values for {goals} goals.")
         if any(map(math.isnan, values)):
             state, values = TrialState.FAIL, None
     elif state == TrialState.PRUNED and told.intermediate:  # as Study.tell does
