@@ -128,6 +128,12 @@ def clean(
         bool, typer.Option("--failed", help="Runs that failed or were cancelled, whole.")
     ] = False,
     unplanned: Annotated[bool, typer.Option("--unplanned", help="Runs that no sweep plans, whole.")] = False,
+    paused: Annotated[
+        bool,
+        typer.Option(
+            "--paused", help="Checkpoints of runs that a search let pause: one that goes on starts over."
+        ),
+    ] = False,
     older_than_days: Annotated[
         float | None, typer.Option(min=0, metavar="DAYS", help="Only what has not changed for so long.")
     ] = None,
@@ -145,6 +151,7 @@ def clean(
         checkpoints=checkpoints,
         failed=failed,
         unplanned=unplanned,
+        paused=paused,
         older_than_days=older_than_days,
         yes=yes,
         as_json=as_json,

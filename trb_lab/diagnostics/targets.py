@@ -9,6 +9,7 @@ from pathlib import Path
 from trb_lab.driver.overview import find_run
 from trb_lab.errors import UsageError
 from trb_lab.spec import ExperimentSpec
+from trb_lab.store.plans import planned
 from trb_lab.store.run_dir import RunDir, Store, read_json
 
 
@@ -49,10 +50,10 @@ def targets(names: Sequence[str], store: Store) -> list[NamedRun]:
     found: dict[Path, NamedRun] = {}
     for name in names:
         if name in sweeps:
-            for planned in (read_json(sweeps[name].plan) or {}).get("trials", []):
-                run = store.trial(planned["run_id"])
+            for row in (planned(sweeps[name]) or {}).get("trials", []):
+                run = store.trial(row["run_id"])
                 if run.config.exists():
-                    target = NamedRun(run, spec_of(run), planned["arm"], planned.get("setting") or "")
+                    target = NamedRun(run, spec_of(run), row["arm"], row.get("setting") or "")
                     found.setdefault(run.path, target)
         else:
             folder = Path(name).expanduser()

@@ -17,6 +17,8 @@ from trb_lab.errors import UsageError
 from trb_lab.launch import claim
 from trb_lab.launch.base import Phase
 from trb_lab.launch.claim import live_worker
+from trb_lab.store import locks
+from trb_lab.store.plans import planned
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.status import TrialState, state_of
 
@@ -24,6 +26,7 @@ RULES = {
     "checkpoints": "completed runs: all but the final weights (results, metrics and samples stay)",
     "failed": "runs that failed or were cancelled, whole; a sweep then takes them as new",
     "unplanned": "runs that no sweep plans, whole (runs started by hand are among them)",
+    "paused": "checkpoints of runs that their search let pause and that no driver is at: one that goes on starts over",
 }
 
 
@@ -44,6 +47,7 @@ def clean(
     checkpoints: bool = False,
     failed: bool = False,
     unplanned: bool = False,
+    paused: bool = False,
     older_than_days: float | None = None,
     yes: bool = False,
     as_json: bool = False,
@@ -52,7 +56,7 @@ def clean(
 
     Asks first, unless `yes`; with `as_json` and no `yes` it only lists. Runs with a live worker stay.
     """
-    chosen = [rule for rule, on in zip(RULES, (checkpoints, failed, unplanned), strict=True) if on]
+    chosen = [rule for rule, on in zip(RULES, (checkpoints, failed, unplanned, paused), strict=True) if on]
     items = list(find_items(store, chosen or list(RULES), older_than_days))
     if as_json:
         freed = _remove_all(store, items) if yes and chosen else 0
@@ -79,11 +83,14 @@ def clean(
 
 def find_items(store: Store, rules: list[str], older_than_days: float | None = None) -> Iterator[Item]:
     """What the rules name, each run once (a whole run before its checkpoints)."""
-    planned = {
-        entry["run_id"]
-        for sweep in store.sweeps()
-        for entry in [*read_json(sweep.plan)["trials"], *read_json(sweep.plan).get("references", [])]
-    }
+    wanted: set[str] = set()  # by some plan
+    driven: set[str] = set()  # by one that a driver is at now
+    for sweep in store.sweeps():
+        plan = planned(sweep) or {"trials": []}
+        found = {entry["run_id"] for entry in [*plan["trials"], *plan.get("references", [])]}
+        wanted |= found
+        if locks.is_held(sweep.driver_lock):
+            driven |= found
     references = [RunDir(path) for path in sorted((store.root / "references").glob("*"))]
     places = places_of(store)  # what a cluster is going to run stays too
     newest = time.time() - 86_400 * older_than_days if older_than_days is not None else None
@@ -97,11 +104,14 @@ def find_items(store: Store, rules: list[str], older_than_days: float | None = N
         item = None
         if "failed" in rules and state in (TrialState.FAILED, TrialState.CANCELLED):
             item = Item("failed", run, (run.path,), size_of(run.path))
-        elif "unplanned" in rules and run.run_id not in planned:
+        elif "unplanned" in rules and run.run_id not in wanted:
             item = Item("unplanned", run, (run.path,), size_of(run.path))
         elif "checkpoints" in rules and state == TrialState.COMPLETED:
             paths = tuple(_spare_checkpoints(run))
             item = Item("checkpoints", run, paths, sum(map(size_of, paths)))
+        elif "paused" in rules and state == TrialState.PAUSED and run.run_id not in driven:
+            paths = tuple(sorted(run.checkpoints.glob("*")))
+            item = Item("paused", run, paths, sum(map(size_of, paths)))
         if item is not None and item.paths:
             yield item
 

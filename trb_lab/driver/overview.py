@@ -12,6 +12,14 @@ from typing import Any
 
 from trb_lab.driver.cluster import places_of
 from trb_lab.driver.lease import driver_text
+from trb_lab.driver.search_status import (
+    called,
+    rest_line,
+    search_json,
+    search_line,
+    searches_of,
+    worth_a_look,
+)
 from trb_lab.driver.view import number, text_table
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.launch.base import SILENT, JobStatus, Phase, last_lines
@@ -30,11 +38,12 @@ ASK_SECONDS = 5.0
 def show_status(store: Store, sweep: str | None = None, as_json: bool = False) -> None:
     """Print every sweep with its counts and every trial: state, attempts, step, score, place, why it failed.
 
+    Of a search, text has the numbers and the last of the runs that are neither completed nor paused.
     Raises UsageError for a sweep that the store does not have.
     """
     sweeps = [sweep_named(store, sweep)] if sweep is not None else store.sweeps()
     places = places_of(store)
-    found = [_sweep_status(store, s, places) for s in sweeps]
+    found = [_sweep_status(store, s, places, whole=as_json) for s in sweeps]
     others = []
     if sweep is None:
         planned = {trial["run_id"] for s in found for trial in s["trials"]}
@@ -50,7 +59,7 @@ def show_status(store: Store, sweep: str | None = None, as_json: bool = False) -
         counts = ", ".join(f"{count} {state}" for state, count in sorted(s["counts"].items()))
         driver = f"; driver: {driver_text(s['driver'])}" if s["driver"] else ""
         print(f"{s['name']}: {s['question']}\n{counts}{driver}")
-        print(f"{_status_table(s['trials'] + s['references'])}\n")
+        _print_trials(store, s, places)
     if others:
         print(f"Runs in no sweep:\n{_status_table(others)}")
     if silent:
@@ -73,13 +82,18 @@ def sweep_named(store: Store, name: str) -> SweepDir:
     return store.sweep(name)
 
 
-def _sweep_status(store: Store, sweep: SweepDir, places: Mapping[str, JobStatus]) -> dict[str, Any]:
+def _sweep_status(
+    store: Store, sweep: SweepDir, places: Mapping[str, JobStatus], whole: bool
+) -> dict[str, Any]:
+    """`whole`: everything of each run, also of the thousands that a search may have; else only their states."""
     plan = read_json(sweep.plan)
-    trials = [
-        {**run_status(store.trial(t["run_id"]), places), "arm": t["arm"], "setting": t["setting"],
-         "seed": t["seed"], "steps": t["spec"]["steps"]}
-        for t in plan["trials"]
-    ]  # fmt: skip
+    searches = searches_of(sweep, plan)
+    trials = [_trial_status(store, row, places) for row in plan["trials"]]
+    told = []
+    for search in searches:
+        rows = [_trial_status(store, row, places, whole) for row in search.rows]
+        told.append(search_json(search, rows))
+        trials += rows
     references = [
         {**run_status(store.reference(r["run_id"]), places), "arm": r["role"], "setting": "reference", "seed": None}
         for r in plan.get("references", [])
@@ -92,7 +106,41 @@ def _sweep_status(store: Store, sweep: SweepDir, places: Mapping[str, JobStatus]
         "driver": locks.owner(sweep.driver_lock) if locks.is_held(sweep.driver_lock) else None,
         "trials": trials,
         "references": references,
+        "searches": told,
     }
+
+
+def _trial_status(
+    store: Store, row: Mapping[str, Any], places: Mapping[str, JobStatus], whole: bool = True
+) -> dict[str, Any]:
+    run = store.trial(row["run_id"])
+    if whole:
+        status = run_status(run, places)
+    else:
+        status = {"run_id": run.run_id, "state": str(shown_state(run, places.get(run.run_id)))}
+    named = {key: row.get(key) for key in ("arm", "setting", "seed", "search")}
+    return {**status, **named, "steps": row["spec"]["steps"]}
+
+
+def _print_trials(store: Store, sweep: Mapping[str, Any], places: Mapping[str, JobStatus]) -> None:
+    """The table of what is planned, then each search: its numbers, and a table of what moves."""
+    planned = [row for row in sweep["trials"] if row["search"] is None] + sweep["references"]
+    if planned:
+        print(f"{_status_table(planned)}\n")
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in sweep["trials"]:
+        if row["search"] is not None:
+            of.setdefault(row["search"]["arm"], []).append(row)
+    for search in sweep["searches"]:
+        rows = of.get(search["arm"], [])
+        listed = worth_a_look(rows)
+        print(search_line(search))
+        if listed:
+            whole = [{**run_status(store.trial(row["run_id"]), places), **row} for row in listed]
+            print(_status_table(whole))
+        if rest := rest_line(sweep["name"], rows, len(listed)):
+            print(rest)
+        print()
 
 
 def shown_state(run: RunDir, place: JobStatus | None) -> str:
@@ -138,7 +186,7 @@ def _status_table(rows: list[dict[str, Any]]) -> str:
             [
                 row["run_id"],
                 row.get("arm") or "-",
-                row.get("setting") or "-",
+                called(row) or "-",
                 "-" if row.get("seed") is None else str(row["seed"]),
                 row["state"],
                 str(row["attempts"]),

@@ -22,6 +22,7 @@ from trb_lab.spec import ExperimentSpec, SweepSpec
 from trb_lab.spec.dataset import EvalSet
 from trb_lab.spec.search_arm import SearchArm
 from trb_lab.spec.sweeps import TrialDraft, expand_searches, expand_sweep, load_sweep
+from trb_lab.store.pauses import set_pause
 from trb_lab.store.plans import planned
 from trb_lab.store.run_dir import RunDir, Store, read_json, write_json
 from trb_lab.store.search_log import Decision, decisions, rows_of
@@ -63,7 +64,7 @@ class Trial:
 
     def prepare(self, store: Store) -> None:
         """Make the run directory, or bring what does not belong to the identity up to date in it."""
-        prepare(self.spec, store)
+        set_pause(prepare(self.spec, store), None)  # all of it is wanted, whatever a search says
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pandas as pd
 from .collect import MEAN, SweepData
 from .stats import Difference, SeedScores, difference
 
-UNFINISHED_STATES = ("failed", "cancelled", "interrupted", "running")
+UNFINISHED_STATES = ("failed", "cancelled", "interrupted", "paused", "running")
 """States of planned trials without a result; any other is shown as missing."""
 
 

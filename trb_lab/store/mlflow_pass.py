@@ -16,9 +16,10 @@ from trb_lab.errors import MissingExtra, UsageError, did_you_mean
 from trb_lab.failpoints import reach
 
 from . import locks
+from .mlflow_plan import PlanReader
 from .mlflow_sweep import NESTED_TAG, Group, ad_hoc_group, mirror_parent, open_parent, sweep_group
 from .mlflow_tracking import Tracking, connect, default_uri, require_mlflow
-from .mlflow_trial import RUN_ID_TAG, Entry, Target, mirror_trial, new_entry, stamp, start_ms
+from .mlflow_trial import RUN_ID_TAG, Entry, Target, mirror_trial, new_entry, start_ms
 from .run_dir import Store, read_json, write_json
 from .status import TrialState, state_of
 
@@ -53,7 +54,7 @@ def _one_line(error: BaseException) -> str:
 
 
 class Mirror:
-    """Passes over a store, one tracking URI. Holds a connection and no other state between passes."""
+    """Passes over a store, one tracking URI. Between passes it holds a connection, and what it has read of plans."""
 
     def __init__(self, store: Store, tracking_uri: str | None = None, sweep: str | None = None) -> None:
         require_mlflow("the MLflow mirror")
@@ -67,7 +68,8 @@ class Mirror:
         self.uri = default_uri(store, tracking_uri)
         self.sweep = sweep
         self._tracking: Tracking | None = None
-        self._groups: dict[str, tuple[Any, Group]] = {}
+        self._plans: dict[str, PlanReader] = {}
+        self._groups: dict[str, Group] = {}
         self._ad_hoc: dict[str, Target] = {}
 
     def sync_once(self) -> SyncStatus:
@@ -105,13 +107,13 @@ class Mirror:
         groups = []
         planned: set[str] = set()
         for sweep in self.store.sweeps():
-            now = stamp(sweep.plan)
-            known = self._groups.get(sweep.name)
-            if known is None or known[0] != now:  # plans are large: parse each version once
-                known = self._groups[sweep.name] = (now, sweep_group(self.store, sweep, self.uri))
-            planned.update(known[1].trials)
+            plan = self._plans.setdefault(sweep.name, PlanReader(sweep))
+            if plan.read() or sweep.name not in self._groups:
+                self._groups[sweep.name] = sweep_group(self.store, sweep, plan.planned(), self.uri)
+            group = self._groups[sweep.name]
+            planned.update(group.trials)
             if self.sweep in (None, sweep.name):
-                groups.append(known[1])
+                groups.append(group)
         if self.sweep is None:
             groups.append(ad_hoc_group(self.store, planned, self.uri, self._ad_hoc))
         return groups

@@ -21,6 +21,10 @@ AD_HOC = "runs"
 """Experiment of the trials that no sweep plans."""
 
 NESTED_TAG = "mlflow.parentRunId"
+SEARCH_TAGS = {"trb.search": "arm", "trb.search_number": "number", "trb.search_role": "role"}
+"""Tag of a run that a search asked for -> key of its row's `search`."""
+SEARCH_SECONDS = 60.0
+"""How often a search's files are logged while it goes on."""
 NAME_CHARACTERS = 200
 """Of a run's arms in its name: MLflow's column for names is 250 wide."""
 PARENT_ID = "sweep:"
@@ -37,7 +41,13 @@ class Group:
     sweep: SweepDir | None = None
     question: str = ""
     rows: list[tuple[str, str]] = field(default_factory=list)
-    """(run id, `arm setting`) of each row of the plan. Rows may share a trial."""
+    """(run id, what the row's score is averaged under) of each row of the plan. Rows may share a trial.
+
+    A search's runs are averaged under nothing: it has thousands of settings, and the best of them is flattered. The
+    runs that confirm it are.
+    """
+    searches: list[str] = field(default_factory=list)
+    """Arms with a search."""
 
     @property
     def trials(self) -> list[str]:
@@ -65,6 +75,15 @@ def _label(trial: Mapping[str, Any]) -> str:
     return f"{trial.get('arm', '')} {trial.get('setting') or ''}".strip()
 
 
+def _mean_label(trial: Mapping[str, Any]) -> str:
+    search = trial.get("search")
+    if search is None:
+        return _label(trial)
+    # Fresh seeds: a mean of their own, also where the reference arm has others already.
+    label = _label(trial).replace("#", "")
+    return f"{label[:NAME_CHARACTERS]} confirm" if search["role"] == "confirm" else ""
+
+
 def _joined(values: Iterable[Any]) -> str:
     """The values that say something, each once: `a, b`."""
     return ", ".join(dict.fromkeys(str(v) for v in values if v not in (None, "")))
@@ -74,14 +93,17 @@ def _trial_target(store: Store, sweep: SweepDir, run_id: str, sharing: Sequence[
     """One MLflow run for all the plan rows that share a trial, named after each of them."""
     own = {key: _joined(trial.get(key) for trial in sharing) for key in ("arm", "setting", "seed")}
     name = f"{_joined(map(_label, sharing))[:NAME_CHARACTERS]} seed {own['seed']}"
-    return Target(store.trial(run_id), run_id, name, {**_base_tags("trial", run_id, sweep.name), **own})
+    tags = {**_base_tags("trial", run_id, sweep.name), **own}
+    searches = [trial["search"] for trial in sharing if trial.get("search")]
+    for tag, key in SEARCH_TAGS.items() if searches else ():
+        tags[tag] = _joined(search[key] for search in searches)
+    return Target(store.trial(run_id), run_id, name, tags)
 
 
-def sweep_group(store: Store, sweep: SweepDir, uri: str) -> Group:
-    """The trials and references that a sweep's plan names."""
-    plan = read_json(sweep.plan) or {}
+def sweep_group(store: Store, sweep: SweepDir, plan: Mapping[str, Any], uri: str) -> Group:
+    """The trials and references that a sweep's plan (plans.planned) names."""
     planned = plan.get("trials", [])
-    named = [(trial["run_id"], _label(trial)) for trial in planned]
+    named = [(trial["run_id"], _mean_label(trial)) for trial in planned]
     sharing: dict[str, list[Mapping[str, Any]]] = {}
     for trial in planned:
         sharing.setdefault(trial["run_id"], []).append(trial)
@@ -91,7 +113,8 @@ def sweep_group(store: Store, sweep: SweepDir, uri: str) -> Group:
         tags = {**_base_tags("reference", run_id, sweep.name), "arm": role}
         targets.append(Target(store.reference(run_id), run_id, f"{role} (untrained)", tags))
     path = state_path(store, sweep.mlflow, uri)
-    return Group(sweep.name, path, targets, sweep, str(plan.get("question", "")), named)
+    searches = list(plan.get("searches", {}))
+    return Group(sweep.name, path, targets, sweep, str(plan.get("question", "")), named, searches)
 
 
 def _ad_hoc_target(run_dir: RunDir) -> Target:
@@ -131,11 +154,11 @@ def arm_means(
 ) -> dict[str, tuple[float, int]]:
     """Metric name -> (mean final pass@1 over the finished rows of an arm's setting, time of the last one)."""
     scores: dict[str, list[tuple[float, int]]] = {}
-    for run_id, arm in group.rows:
+    for run_id, label in group.rows:
         entry = entries.get(run_id, {})
         score = entry.get("mean_pass_at_1")
-        if score is not None and states[run_id] is TrialState.COMPLETED:
-            name = rows.metric_name(f"final/{arm}/mean_pass_at_1")
+        if label and score is not None and states[run_id] is TrialState.COMPLETED:
+            name = rows.metric_name(f"final/{label}/mean_pass_at_1")
             scores.setdefault(name, []).append((float(score), int(entry.get("finished") or 0)))
     return {
         name: (sum(score for score, _ in found) / len(found), max(when for _, when in found))
@@ -162,15 +185,36 @@ def _log_means(tracking: Tracking, entry: Entry, means: Mapping[str, tuple[float
 
 
 def parent_status(group: Group, states: Mapping[str, TrialState]) -> str:
-    """RUNNING only while a worker lives, or a driver that still has trials to start."""
-    seen = {states[run_id] for run_id in group.trials}
+    """RUNNING only while a worker lives, or a driver that still has trials to start.
+
+    Paused trials count for nothing: most are left so, and a search that ends has ended with them.
+    """
+    seen = {states[run_id] for run_id in group.trials} - {TrialState.PAUSED}
     waiting = bool(seen & {TrialState.NEW, TrialState.INTERRUPTED})
-    driven = group.sweep is not None and locks.is_held(group.sweep.driver_lock)
-    if TrialState.RUNNING in seen or (waiting and driven):
+    if TrialState.RUNNING in seen or (waiting and _is_driven(group)):
         return "RUNNING"
     if seen <= {TrialState.COMPLETED}:
         return "FINISHED"
     return "FAILED" if TrialState.FAILED in seen else "KILLED"
+
+
+def _is_driven(group: Group) -> bool:
+    return group.sweep is not None and locks.is_held(group.sweep.driver_lock)
+
+
+def _log_search_files(tracking: Tracking, group: Group, entry: Entry, status: str) -> None:
+    """What the searches decided, came to, and look like to Optuna.
+
+    These may be tens of megabytes that change with every run: while a driver is at work they are sent now and then.
+    """
+    assert group.sweep is not None
+    since = time.time() - entry.get("searches_logged", 0.0)
+    if status == "RUNNING" and 0 <= since < SEARCH_SECONDS and _is_driven(group):
+        return
+    files = (group.sweep.search_log, group.sweep.search_summary, group.sweep.search_study)
+    logged = [log_new_file(tracking, entry, file(arm), "search") for arm in group.searches for file in files]
+    if any(logged):
+        entry["searches_logged"] = time.time()
 
 
 def _report_files(sweep: SweepDir) -> list[tuple[Path, str]]:
@@ -197,7 +241,7 @@ def mirror_parent(
     entries: Mapping[str, Entry],
     states: Mapping[str, TrialState],
 ) -> None:
-    """Bring the parent run up to date: spec, counts, means, plan, report, status."""
+    """Bring the parent run up to date: spec, counts, means, plan, report, searches, status."""
     assert group.sweep is not None
     if entry.get("deleted"):
         return
@@ -216,6 +260,7 @@ def mirror_parent(
     for path, folder in _report_files(group.sweep):
         log_new_file(tracking, entry, path, folder)
     status = parent_status(group, states)
+    _log_search_files(tracking, group, entry, status)
     if entry["state"] != status:
         ends = [int(e["ended"]) for e in entries.values() if e.get("ended")]
         tracking.set_status(run, status, max(ends, default=int(1000 * time.time())))

@@ -223,8 +223,8 @@ class Tracking:
             self.client.log_batch(run_id, tags=rows[start : start + PARAMS_A_CALL])
 
     def set_status(self, run_id: str, status: str, end_ms: int | None) -> None:
-        """RUNNING, or FINISHED, FAILED, KILLED with the time of the end."""
-        if status == "RUNNING":
+        """RUNNING or SCHEDULED, which have no end; or FINISHED, FAILED, KILLED with the time of the end."""
+        if status in ("RUNNING", "SCHEDULED"):
             self.client.update_run(run_id, status=status)
         else:
             self.client.set_terminated(run_id, status=status, end_time=end_ms)

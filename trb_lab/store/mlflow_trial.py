@@ -19,6 +19,7 @@ MLFLOW_STATUS = {
     TrialState.COMPLETED: "FINISHED",
     TrialState.FAILED: "FAILED",
     TrialState.INTERRUPTED: "KILLED",
+    TrialState.PAUSED: "SCHEDULED",  # nothing went wrong, and it has not come to its end: it may go on
     TrialState.CANCELLED: "KILLED",
 }
 
@@ -161,14 +162,15 @@ def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: Trial
     return sent
 
 
-def log_new_file(tracking: Tracking, entry: Entry, path: Path, folder: str | None = None) -> None:
-    """Log a file unless the same version was logged before; a missing file is passed over."""
+def log_new_file(tracking: Tracking, entry: Entry, path: Path, folder: str | None = None) -> bool:
+    """Log a file unless the same version was logged before; a missing file is passed over. Whether it was logged."""
     key = f"{folder}/{path.name}" if folder else path.name
     now = stamp(path)
     if now is None or entry["artifacts"].get(key) == now:
-        return
+        return False
     tracking.log_file(entry["mlflow_run_id"], path, folder)
     entry["artifacts"][key] = now
+    return True
 
 
 def _log_samples(tracking: Tracking, run_dir: RunDir, entry: Entry) -> None:
