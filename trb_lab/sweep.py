@@ -21,12 +21,16 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from trb_lab.driver.action import NOTHING_TO_DO, Action
 from trb_lab.driver.budget import Budget
+from trb_lab.driver.cancelling import cancel_runs
+from trb_lab.driver.changes import removed_live
 from trb_lab.driver.cluster import Cluster, places_of
 from trb_lab.driver.end import conclude
 from trb_lab.driver.lease import driving, store_in_words
+from trb_lab.driver.outlook import outlook_of
 from trb_lab.driver.plan import Plan, plan_sweep, write_plan
 from trb_lab.driver.plan_text import plan_json, plan_summary, plan_text
 from trb_lab.driver.retry import classes_of
@@ -55,13 +59,14 @@ def run_sweep(
     cluster: Cluster | None = None,
     take_over: bool = False,
     budget: Budget | None = None,
+    cancel_removed: bool = False,
 ) -> int:
     """Run what is missing of a sweep and report. Returns the exit code: 0, or 1 when a trial failed.
 
     `parallel` overrides the file's slots; `only` names arms that this run keeps to (the plan stays whole);
     `retry_failed` may name classes (retry.CLASSES). With `cluster` trials run there, and `launcher` is not used.
     With `as_json` stdout holds JSON alone: of the plan (`dry_run`), or of what became of it. Once a `budget` is spent
-    searches start nothing more.
+    searches start nothing more. `cancel_removed` cancels what the last plan had and this one has not.
     Raises UsageError for a wrong file, before anything was written; Locked when another driver is at it, unless
     `take_over`; and Lost when another one has taken over from this one.
     """
@@ -79,10 +84,17 @@ def run_sweep(
         raise UsageError(f"--budget {budget}: it ends searches, and sweep '{plan.sweep.name}' has none.")
     searches = Searches(chosen, store, retry=retry, places=places)
     searches.require_samplers()
+    slots = (
+        cluster.slots(parallel) if cluster is not None else launcher(parallel or plan.sweep.parallel).slots
+    )
+    outlook = outlook_of(chosen, store, places, slots=slots)
     asked = cluster.request_text(_wanted(chosen, members), parallel) if cluster is not None else ""
     if dry_run:
-        text = "\n".join(filter(None, [plan_text(chosen), asked]))
-        print(json.dumps(plan_json(chosen), allow_nan=False) if as_json else text)
+        preview = searches.preview(slots)
+        if as_json:
+            print(json.dumps(plan_json(chosen, outlook, preview=preview, limits=asked), allow_nan=False))
+        else:
+            print(plan_text(chosen, outlook, preview=preview, limits=asked))
         return 0
     again = shlex.join(["trb-lab", "sweep", str(path), *(cluster.options if cluster is not None else [])])
     sweep = store.sweep(plan.sweep.name)
@@ -92,9 +104,12 @@ def run_sweep(
             reach("driver.plan.before")
             write_plan(plan, store)
             reach("driver.plan.after")
+            if cancel_removed:
+                _cancel_removed(plan, store, sys.stderr if as_json else sys.stdout)
             if cluster is None or not cluster.driver_is_a_job:
+                beginning = "\n".join(filter(None, [plan_summary(chosen, outlook), asked]))
                 drive = _Drive(plan, chosen, members, store, lease, as_json, again, retry, budget)
-                return drive.run(cluster, launcher, parallel, asked)
+                return drive.run(cluster, launcher, parallel, beginning)
         # The lease is free again: the job takes it.
         return cluster.submit_driver(store, plan.sweep.name, as_json)
 
@@ -130,18 +145,19 @@ class _Drive:
         cluster: Cluster | None,
         launcher: Callable[[int | None], Launcher],
         parallel: int | None,
-        asked: str,
+        beginning: str,
     ) -> int:
+        """`beginning` is said first: what there is to do."""
         name = self.plan.sweep.name
         if cluster is not None and cluster.detach and self.members:
-            print("\n".join(filter(None, [plan_summary(self.chosen), asked])), file=self.out)
+            print(beginning, file=self.out)
             return cluster.detached(
                 self.store, name, self.members, parallel, self.again, self.as_json, self.lease.check
             )
         mirror = MirrorProcess(self.store, self.store.sweep(name).driver_log)
         names = self._names()
         with _stop_requests() as requests, _view(names, self.as_json) as view:
-            view.say("\n".join(filter(None, [plan_summary(self.chosen), asked])))
+            view.say(beginning)
             view.say(mirror.start())
             began = time.monotonic()
             if cluster is None:
@@ -192,6 +208,15 @@ class _Drive:
             f"without this driver. To follow again: {self.again}\n"
             f"To stop them: trb-lab cancel {self.plan.sweep.name}"
         )
+
+
+def _cancel_removed(plan: Plan, store: Store, out: TextIO) -> None:
+    """Cancel what the last plan had, this one has not, and still runs or waits."""
+    removed = removed_live(plan, store, places_of(store))
+    for run in removed:
+        print(f"cancelling {run.run_id}: it is no longer planned", file=out)
+    for problem in cancel_runs(store, removed):
+        print(f"Not stopped: {problem}", file=out)
 
 
 def _only(plan: Plan, arms: Sequence[str] | None) -> Plan:

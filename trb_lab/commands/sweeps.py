@@ -71,6 +71,12 @@ def sweep(
             metavar="HOURS", help="Searches start nothing more once it is spent: 20gpuh, 40cpuh, 3h."
         ),
     ] = None,
+    cancel_removed: Annotated[
+        bool,
+        typer.Option(
+            "--cancel-removed", help="Cancel what runs or waits of settings that are no longer in the file."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a sweep, and report. Safe to run again at any time.
@@ -96,6 +102,7 @@ def sweep(
         *(word for arm in only or [] for word in ("--only", arm)),
         *(["--take-over"] if take_over else []),
         *(["--budget", budget] if budget is not None else []),
+        *(["--cancel-removed"] if cancel_removed else []),
         *(["--json"] if as_json else []),
         *(["--on", str(on.absolute())] if on is not None else []),
     ]
@@ -112,6 +119,7 @@ def sweep(
         cluster=cluster_of(on, arguments=arguments, detach=detach, driver=driver, inline=inline),
         take_over=take_over,
         budget=parse_budget(budget) if budget is not None else None,
+        cancel_removed=cancel_removed,
     )
     # Not a plain return: the driver tells of Ctrl-C itself, and its 130 is no KeyboardInterrupt of ours.
     raise SystemExit(code)

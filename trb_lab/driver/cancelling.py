@@ -6,8 +6,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from trb_lab.driver.cleanup import confirmed
 from trb_lab.driver.cluster import places_of
@@ -16,8 +18,9 @@ from trb_lab.errors import LabError, UsageError, did_you_mean
 from trb_lab.launch.base import JobStatus, Phase
 from trb_lab.launch.claim import live_worker, send_signal
 from trb_lab.store import locks
+from trb_lab.store.plans import planned
 from trb_lab.store.processes import on_this_host
-from trb_lab.store.run_dir import RunDir, Store, SweepDir, read_json
+from trb_lab.store.run_dir import RunDir, Store, SweepDir, write_json
 from trb_lab.store.status import TrialState, state_of
 from trb_lab.store.status import cancel as mark_cancelled
 
@@ -35,6 +38,8 @@ class _Target:
     runs: list[RunDir]
     sweep: SweepDir | None = None
     """Set where a whole sweep is meant: its driver ends too."""
+    search: Path | None = None
+    """Set where an arm with a search is meant: a mark at which a driver asks for nothing more."""
 
 
 def cancel(store: Store, target: str, yes: bool = False) -> None:
@@ -52,7 +57,8 @@ def cancel(store: Store, target: str, yes: bool = False) -> None:
     running = [r for r in unfinished if live_worker(r) or _phase(places, r) is Phase.RUNNING]
     queued = [r for r in unfinished if r not in running and _phase(places, r) is Phase.WAITING]
     jobs = driver_jobs(store, what.sweep) if what.sweep is not None else {}
-    if not unfinished and not jobs:
+    driven = what.sweep is not None and locks.is_held(what.sweep.driver_lock)  # it may be about to start more
+    if not unfinished and not jobs and not driven and what.search is None:
         print(f"{what.title}: nothing to cancel, every trial is completed or cancelled.")
         return
     counts = [f"{len(running)} running"] + ([f"{len(queued)} in the cluster's queue"] if queued else [])
@@ -62,17 +68,35 @@ def cancel(store: Store, target: str, yes: bool = False) -> None:
         print("Nothing was done.")
         return
     problems: list[str] = []
+    if what.search is not None:
+        write_json(what.search, {"time": time.time()})
     if what.sweep is not None:
         problems += _stop_driver(what.sweep, jobs)
-    places = places_of(store)  # the driver may have submitted more meanwhile
-    # What waits comes first: a slot that a stopped worker leaves would be filled with it.
-    count = _mark(unfinished, places)
-    problems += _take_back(store, unfinished, places)
-    problems += _stop_workers(store, unfinished)
-    count += _mark(unfinished, places_of(store))
+        seen = set(what.runs)  # and its searches may have asked for more until then
+        unfinished += [run for run in _target(store, target, places).runs if run not in seen]
+    count, more = _cancel(store, unfinished)
+    problems += more
     print(f"{count} trials cancelled. `trb-lab sweep FILE --retry-failed` takes them up again.")
     if problems:
         raise LabError("Not stopped:\n" + "\n".join(problems))
+
+
+def cancel_runs(store: Store, runs: Sequence[RunDir]) -> list[str]:
+    """Cancel runs without asking: what waits is taken back, workers save and end. A line for each that would not.
+
+    Completed ones stay as they are. Returns when the workers have gone, after CANCEL_SECONDS at the latest.
+    """
+    return _cancel(store, list(runs))[1]
+
+
+def _cancel(store: Store, runs: list[RunDir]) -> tuple[int, list[str]]:
+    """How many were cancelled, and a line for each problem."""
+    places = places_of(store)  # now: a driver may have submitted more since the last look
+    # What waits comes first: a slot that a stopped worker leaves would be filled with it.
+    count = _mark(runs, places)
+    problems = _take_back(store, runs, places)
+    problems += _stop_workers(store, runs)
+    return count + _mark(runs, places_of(store)), problems
 
 
 def _phase(places: Mapping[str, JobStatus], run: RunDir) -> Phase | None:
@@ -119,20 +143,27 @@ def _target(store: Store, name: str, places: Mapping[str, JobStatus]) -> _Target
         run = find_run(store, name, also=sweeps)
         return _Target(run.run_id, [run])
     sweep = store.sweep(sweep_name)
-    plan = read_json(sweep.plan)
-    planned = plan["trials"]
-    arms = list(dict.fromkeys(t["arm"] for t in planned))
+    plan = planned(sweep) or {"trials": []}
+    # An arm's search may not have asked for anything yet.
+    arms = list(dict.fromkeys([*(t["arm"] for t in plan["trials"]), *plan.get("searches", {})]))
     if slash and arm not in arms:
         known = f"{did_you_mean(arm, arms)} Arms: {', '.join(arms)}."
         raise UsageError(f"Sweep '{sweep_name}' has no arm '{arm}'.{known}")
-    chosen = [t["run_id"] for t in planned if not slash or t["arm"] == arm]
+    chosen = [t["run_id"] for t in plan["trials"] if not slash or arm in (t["arm"], _search_of(t))]
     runs = [store.trial(run_id) for run_id in dict.fromkeys(chosen)]
     if slash:
-        return _Target(f"arm {name}", runs)
+        driven = arm in plan.get("searches", {}) and locks.is_held(sweep.driver_lock)
+        return _Target(f"arm {name}", runs, search=sweep.search_cancelled(arm) if driven else None)
     # Evaluations of the references go on as jobs without the driver, unlike its workers on this machine.
     references = [store.reference(reference["run_id"]) for reference in plan.get("references", [])]
     runs += [run for run in references if _is_held(places, run)]
     return _Target(f"sweep {name}", runs, sweep)
+
+
+def _search_of(row: Mapping[str, Any]) -> str | None:
+    """The arm whose search asked for a row: it confirms with runs of the reference arm, too."""
+    search = row.get("search")
+    return search["arm"] if search is not None else None
 
 
 def _stop_driver(sweep: SweepDir, jobs: Mapping[str, JobStatus]) -> list[str]:

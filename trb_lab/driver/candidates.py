@@ -65,8 +65,8 @@ class Candidate:
 
     @property
     def starting(self) -> list[SearchRun]:
-        """Runs that it stands or falls with."""
-        return [self.runs[seed] for seed in self.arm.starting_seeds if seed in self.runs]
+        """Runs that it stands or falls with: those that it was proposed with, whatever the seeds are now."""
+        return [self.runs[int(row["seed"])] for row in self.decision.rows]
 
     @property
     def state(self) -> CandidateState:

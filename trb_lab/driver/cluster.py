@@ -51,6 +51,13 @@ class Cluster:
 
         return SlurmLauncher(store, self.profile, sweep, slots, check=check)
 
+    def slots(self, given: int | None) -> int:
+        """Runs at once, as far as the profile bounds them; `given` bounds our jobs in the queue instead of it."""
+        jobs = min(
+            given or self.profile.max_jobs or self.profile.array_parallelism, self.profile.array_parallelism
+        )
+        return jobs * self.profile.pack_parallel
+
     def request_text(self, jobs: Sequence[Job], slots: int | None) -> str:
         """What the jobs ask the cluster for: a line for each kind of job. Empty where there is nothing to ask.
 
@@ -71,6 +78,7 @@ class Cluster:
                 f"At most {self.profile.array_parallelism} jobs of an array run at once"
                 + (f", and {most} of our jobs are in the queue." if most else ".")
             )
+            lines.append(_array_text())
         return "\n".join(lines)
 
     def detached(
@@ -203,6 +211,18 @@ def mlflow_is_here() -> bool:
 def _own_verb(store: Store, arguments: Sequence[str]) -> list[str]:
     """A command line of ours for a job, which brings the interpreter."""
     return ["-m", "trb_lab.cli", "--store", str(store.root), *arguments]
+
+
+def _array_text() -> str:
+    """The largest array that this cluster takes, as far as it can be asked from here."""
+    from trb_lab.launch.slurm_commands import SlurmError, largest_array
+
+    try:
+        return (
+            f"The cluster takes arrays of up to {largest_array()} jobs; more are submitted as places free up."
+        )
+    except SlurmError as error:
+        return f"The cluster's own limits are not known here ({error})."
 
 
 def _one_job(wants: ClusterProfile) -> str:

@@ -50,6 +50,10 @@ class Searches:
         for search in self.all:
             search.require_sampler()
 
+    def preview(self, slots: int) -> list[str]:
+        """What each of them would ask for next, if nothing new finished first."""
+        return [line for search in self.all for line in search.upcoming(min(slots, search.spec.most_at_once))]
+
     @property
     def over(self) -> bool:
         """Whether none of them will start anything more."""

@@ -19,9 +19,11 @@ from trb_lab.driver.action import Action, decide
 from trb_lab.driver.candidates import ENDED_BADLY, Candidate, SearchRun, candidates_of
 from trb_lab.driver.plan import PlannedSearch, plan_row
 from trb_lab.driver.search_context import known_settings
+from trb_lab.errors import UsageError
 from trb_lab.failpoints import reach
 from trb_lab.launch.base import Job, JobStatus
 from trb_lab.launch.follow import Fleet, Member
+from trb_lab.launch.progress import last_step
 from trb_lab.search.measures import Measures, key_of, quantities
 from trb_lab.search.pareto import front
 from trb_lab.search.pruning import Standing, may_go_on, next_stop
@@ -31,10 +33,10 @@ from trb_lab.spec import ExperimentSpec
 from trb_lab.spec.search import fits
 from trb_lab.spec.trial_draft import TrialDraft
 from trb_lab.store.identity import canonical_json
-from trb_lab.store.pauses import pause_after, set_pause
-from trb_lab.store.run_dir import Store
+from trb_lab.store.pauses import pause_after
+from trb_lab.store.run_dir import Store, read_json
 from trb_lab.store.search_log import Decision, append
-from trb_lab.store.status import TrialState, last_error, state_of
+from trb_lab.store.status import TrialState, last_error, missing_sets, state_of
 from trb_lab.trial import plan_trial, prepare
 
 if TYPE_CHECKING:
@@ -75,6 +77,7 @@ class Search:
         self._ask_sampler = ask
         directory = around.store.sweep(around.sweep)
         self.log = directory.search_log(self.arm.name)
+        self._cancel_mark = directory.search_cancelled(self.arm.name)
         self.measures = Measures(self.spec, self.arm.stops, directory.search_values(self.arm.name))
         self._quantities = [key_of(q) for q in quantities(self.spec)]
         found = candidates_of(self.arm, planned.decisions, around.store)
@@ -82,6 +85,7 @@ class Search:
         """By number. Those outside the space, which has become smaller since, are left out."""
         self.left_out = len(found) - len(self.candidates)
         self.next_number = max(found, default=-1) + 1
+        self._has_asked = any(c.decision.origin == "ask" for c in found.values())
         self.study_attrs: dict[str, Any] = {}
         self.confirmations: list[SearchRun] = []
         """Runs of the last confirmation, of winners and of the reference."""
@@ -96,15 +100,20 @@ class Search:
         self.over = False
         self._idle = False
         """Nothing was to be done at the last look, and nothing has changed since."""
-        self._active: dict[str, tuple[Candidate | None, SearchRun]] = {}
+        self._sharing: dict[str, list[tuple[Candidate | None, SearchRun]]] = {}
+        """Run id -> whose run it is: a setting that is asked for twice has one run and two candidates."""
+        self._active: dict[str, None] = {}
+        """Run ids that are followed, in order."""
         self._told: dict[int, Told] = {}
         self._file: StudyFile | None = None
         self._next_save = 0.0
         self.view_problem: str | None = None
         """Why the views of the search are not up to date."""
+        self._began = time.time()
         for candidate in self.candidates.values():
             self._look_at(candidate)
         for run in self.confirmations:
+            self._track(None, run)
             self._read(run)
 
     # --- what there is
@@ -190,8 +199,7 @@ class Search:
     def _learn_known(self) -> None:
         """Settings of the arm's grid, and those that finished trials tell of, as candidates that cost nothing."""
         have = {canonical_json(c.params) for c in self.candidates.values()}
-        first = self.next_number == 0
-        for origin, settings in (("grid", self._grid()), ("warm", self._warm() if first else [])):
+        for origin, settings in (("grid", self._grid()), ("warm", self._warm())):
             for params in settings:
                 if canonical_json(params) not in have:
                     have.add(canonical_json(params))
@@ -202,14 +210,18 @@ class Search:
         return [params for params in found if params is not None]
 
     def _warm(self) -> list[dict[str, Any]]:
-        return known_settings(self.arm, self.around.store) if self.spec.warm_start else []
+        """Nothing once a setting was asked for: what finishes later is somebody else's."""
+        if not self.spec.warm_start or self._has_asked:
+            return []
+        return known_settings(self.arm, self.around.store)
 
     def _resume(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
         """Go on with a run that somebody began, or that was decided and never started."""
-        if run.state in ("completed", "paused"):
-            return
-        action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
-        if action in (Action.FAILED, Action.CANCELLED, Action.ADOPT):
+        if run.state in ENDED_BADLY:
+            action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
+            if action in (Action.FAILED, Action.CANCELLED):
+                return
+        elif not self._has_work(candidate, run):
             return
         self._start(fleet, candidate, run)
 
@@ -225,25 +237,27 @@ class Search:
         self.save()
 
     def _absorb(self, fleet: Fleet) -> None:
-        for run_id, (candidate, run) in list(self._active.items()):
+        for run_id in list(self._active):
             member = fleet.members[run_id]
-            if member.standing in ("waiting", "running"):
-                run.state = member.standing
-                continue
-            del self._active[run_id]
-            self._read(run)
-            if run.state not in ("completed", *ENDED_BADLY):
-                run.state = member.standing
-            run.error = member.error if run.state in ENDED_BADLY else None
-            self._changed(candidate)
+            if member.ended:
+                del self._active[run_id]
+            for candidate, run in self._sharing[run_id]:
+                if member.standing in ("waiting", "running"):
+                    run.state = member.standing
+                    continue
+                self._read(run)
+                if run.state not in ("completed", *ENDED_BADLY):
+                    run.state = member.standing
+                run.error = member.error if run.state in ENDED_BADLY else None
+                self._changed(candidate)
 
     def _has_room(self, fleet: Fleet) -> bool:
-        busy = {id(candidate) for candidate, _ in self._active.values()}
+        busy = {id(self._sharing[run_id][0][0]) for run_id in self._active}
         return fleet.free > 0 and len(busy) < self.spec.most_at_once
 
     def _next(self, fleet: Fleet) -> bool:
         """Do the one thing that comes next. Whether anything was there to do now."""
-        self.stopped = self.around.spent()
+        self.stopped = "cancelled by hand" if self._is_cancelled() else self.around.spent()
         if self.stopped is not None:
             self.over = not self._active
             return False
@@ -256,7 +270,9 @@ class Search:
             return True
         if self._active:
             return False
-        if self._promote_the_last(fleet) or self._confirm(fleet):
+        # One whose worker somebody stopped may still win: the next driver goes on with it first.
+        stopped = any(run.state == "interrupted" for c in self.candidates.values() for run in c.runs.values())
+        if not stopped and (self._promote_the_last(fleet) or self._confirm(fleet)):
             return True
         self.over = not self._active
         return False
@@ -289,13 +305,12 @@ class Search:
         known = [canonical_json(c.params) for c in self.candidates.values()]
         found: list[str] = []
         first = self.next_number
-        for origin, settings in (("grid", self._grid()), ("warm", self._warm() if first == 0 else [])):
-            for params in settings:
-                if canonical_json(params) not in known:
-                    known.append(canonical_json(params))
-                    found.append(
-                        f"{self.arm.setting(first + len(found), params)} ({origin}: known, not asked)"
-                    )
+        for origin, settings in (("in the grid", self._grid()), ("tried by finished trials", self._warm())):
+            new = [params for params in settings if canonical_json(params) not in known]
+            if new:
+                found.append(
+                    f"{len(new)} settings {origin} are known first, {self.arm.setting(first, new[0])} the first"
+                )
         if found:  # what they say is not read here, and the asks depend on it
             return found
         notes = dict(self.study_attrs)
@@ -310,6 +325,11 @@ class Search:
         """Raises MissingExtra or UsageError where the sampler cannot propose anything."""
         if self.asked < self.spec.trials:
             self._sampler()
+
+    def _is_cancelled(self) -> bool:
+        """Whether somebody cancelled the arm since this driver began; a later one may ask again."""
+        mark = read_json(self._cancel_mark)
+        return mark is not None and float(mark["time"]) >= self._began
 
     # --- what can be done
 
@@ -342,8 +362,7 @@ class Search:
     def _let_go_on(self, fleet: Fleet, candidate: Candidate) -> None:
         candidate.allowed = next_stop(self.arm.stops, self.arm.steps, candidate.allowed)
         for run in candidate.starting:
-            if run.state == "paused" and run.steps_done < candidate.allowed:
-                self._start(fleet, candidate, run)
+            self._begin_run(fleet, candidate, run)
         self._changed(candidate)
 
     def _ask(self, fleet: Fleet) -> None:
@@ -352,7 +371,7 @@ class Search:
         candidate = self._propose(proposal.params, "ask", proposal.attrs, proposal.study_attrs)
         reach("driver.proposal.after")
         for run in candidate.runs.values():
-            if run.state == "waiting":
+            if self._has_work(candidate, run):
                 self._start(fleet, candidate, run)
 
     def _sampler(self) -> Ask:
@@ -381,6 +400,7 @@ class Search:
         candidate = candidates_of(self.arm, [decision], self.around.store)[number]
         self.candidates[number] = candidate
         self.next_number = number + 1
+        self._has_asked = self._has_asked or origin == "ask"
         self._look_at(candidate)
         return candidate
 
@@ -432,11 +452,24 @@ class Search:
         return SearchRun(row, self.around.store.trial(row["run_id"]), whole=True)
 
     def _begin_run(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
-        """Start a run that may have been made before."""
-        self._read(run)
-        if run.state not in ("completed", *ENDED_BADLY):
+        """Start a run that may have been made, or gone on, before."""
+        self._track(candidate, run)
+        if run.run_id not in self._active:
+            self._read(run)
+        if self._has_work(candidate, run):
             self._start(fleet, candidate, run)
         self._changed(candidate)
+
+    def _track(self, candidate: Candidate | None, run: SearchRun) -> None:
+        known = self._sharing.setdefault(run.run_id, [])
+        if not any(run is other for _, other in known):
+            known.append((candidate, run))
+
+    def _has_work(self, candidate: Candidate | None, run: SearchRun) -> bool:
+        """Whether a worker is wanted: it has not come as far as it may."""
+        if run.state == "paused" and candidate is not None and not run.whole:
+            return run.steps_done < candidate.allowed
+        return run.state not in ("completed", *ENDED_BADLY)
 
     def _start(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
         """Have the run go on as far as it may."""
@@ -448,26 +481,27 @@ class Search:
         if member is None or member.ended:
             spec = ExperimentSpec.model_validate(run.row["spec"])
             fresh = Member(
-                Job(run.run_dir, "run", spec.resources, partial(_prepare, spec, self.around.store, until)),
+                Job(run.run_dir, "run", spec.resources, partial(prepare, spec, self.around.store)),
                 steps=spec.steps,
                 eval_sets=run.eval_sets,
                 until=until,
             )
             fleet.add(fresh)
             member = fresh
-        elif member.until is not None and (until is None or until > member.until):
-            set_pause(run.run_dir, until)  # another search of this sweep shares it
-            member.until = until
-        run.state = "running" if member.standing == "running" else "waiting"
-        self._active[run.run_id] = (candidate, run)
+        else:
+            fleet.extend(member, until)  # another search of this sweep shares it
+        self._active[run.run_id] = None
+        for sharer, shared in self._sharing[run.run_id]:
+            shared.state = "running" if member.standing == "running" else "waiting"
+            self._changed(sharer)
         role = " (confirm)" if candidate is None else ""
         name = " ".join(filter(None, [run.row["arm"], run.row["setting"], f"seed={run.seed}"]))
         self.around.names.setdefault(run.run_id, name + role)
-        self._changed(candidate)
 
     def _look_at(self, candidate: Candidate) -> None:
         """Read the runs' states from their directories, and how far they were let go."""
         for run in candidate.runs.values():
+            self._track(candidate, run)
             self._read(run)
         for run in candidate.starting:
             run.whole = run.whole or run.run_id in self.around.whole
@@ -484,7 +518,12 @@ class Search:
         run.state = names.get(state, state.value)  # type: ignore[assignment]
         if state is TrialState.NEW:
             return
-        run.measured = self.measures.of(run.run_dir, run.eval_sets)
+        try:
+            run.measured = self.measures.of(run.run_dir, run.eval_sets)
+        except UsageError:
+            if not missing_sets(read_json(run.run_dir.result) or {}, run.eval_sets):
+                raise
+            run.state = "interrupted"  # completed for somebody who asked for fewer evaluation sets
         run.steps_done = _steps_done(run)
         if run.state in ENDED_BADLY:
             run.error = (last_error(run.run_dir) or {}).get("error")
@@ -512,7 +551,8 @@ class Search:
             Entrant(
                 c.number,
                 c.values(self.goal),
-                frozenset(seed for seed, run in c.runs.items() if run.state in ("waiting", "running")),
+                # One that failed gets no other run, and its candidate no further seed.
+                frozenset(seed for seed, run in c.runs.items() if run.state != "completed"),
             )
             for c in self.finalists()
         ]
@@ -520,13 +560,6 @@ class Search:
 
 def _steps_done(run: SearchRun) -> int:
     """Updates made, as far as a pause or the end tells."""
-    from trb_lab.launch.progress import ProgressReader
-
     if run.state == "completed":
         return int(run.row["spec"]["steps"])
-    return ProgressReader(run.run_dir).read().done
-
-
-def _prepare(spec: ExperimentSpec, store: Store, until: int | None) -> None:
-    run_dir = prepare(spec, store)
-    set_pause(run_dir, until)
+    return last_step(run.run_dir.metrics) + 1

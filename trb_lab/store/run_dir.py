@@ -198,6 +198,10 @@ class SweepDir:
         """What was read of the search's runs: a cache, made again where it is missing."""
         return self.searches / f"{quote(arm, safe='')}.values.json"
 
+    def search_cancelled(self, arm: str) -> Path:
+        """{"time"}: a driver that is at the search asks for nothing more."""
+        return self.searches / f"{quote(arm, safe='')}.cancelled.json"
+
     def search_summary(self, arm: str) -> Path:
         """The search as the report tells it; made from the log and the runs."""
         return self.searches / f"{quote(arm, safe='')}.summary.json"
