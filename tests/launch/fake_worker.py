@@ -5,7 +5,7 @@ start; the longest match counts. Keys: steps (else the spec's), pause (seconds a
 (steps), kills (how often kill_at strikes), exit_before (exit code before anything is logged), late (seconds
 before it takes the lock), checkpoint_every (else every step), stubborn (heeds no request to stop), function (its
 scores are those of tests/known_function.py, evaluated as often as the spec says), diverge_at (a step at which an alarm
-ends it).
+ends it), stop_at (a step before which somebody asks it to stop; `stops`: how often).
 
 Its "weights" are a chain of hashes over the steps, saved and read back through checkpoints: a step that was lost,
 made twice or taken from another trial changes what they end as.
@@ -60,12 +60,15 @@ def work(run_dir: RunDir) -> int:
 def train(run_dir: RunDir, config: dict, attempt: Attempt, how: dict[str, float]) -> None:
     steps = int(how.get("steps", config.get("spec", {}).get("steps", 0)))
     done, weights, offset = newest(run_dir)
+    pause_if_due(run_dir, done, steps)
     with (
         MetricsWriter(run_dir.metrics, attempt.fence) as metrics,
         MetricsWriter(run_dir.timing, attempt.fence) as timing,
     ):
         metrics.truncate(offset)
         for step in range(done, steps):
+            if how.get("stop_at") == step and attempt_count(run_dir) <= how.get("stops", 1):
+                os.kill(os.getpid(), signal.SIGTERM)
             if attempt.stop():
                 save(run_dir, attempt, step, weights, metrics)
                 raise Stopped("stopped; the same command goes on from here")
@@ -88,10 +91,19 @@ def train(run_dir: RunDir, config: dict, attempt: Attempt, how: dict[str, float]
             if (step + 1) % int(how.get("checkpoint_every", 1)) == 0 or step + 1 == steps:
                 save(run_dir, attempt, step + 1, weights, metrics)
             time.sleep(how.get("pause", 0.001))
-            after = pause_after(run_dir)
-            if after is not None and after <= step + 1 < steps:
+            if is_pause_due(run_dir, step + 1, steps):
                 save(run_dir, attempt, step + 1, weights, metrics)
-                raise Paused("paused, as its search asked")
+            pause_if_due(run_dir, step + 1, steps)
+
+
+def is_pause_due(run_dir: RunDir, done: int, steps: int) -> bool:
+    after = pause_after(run_dir)
+    return after is not None and after <= done < steps
+
+
+def pause_if_due(run_dir: RunDir, done: int, steps: int) -> None:
+    if is_pause_due(run_dir, done, steps):
+        raise Paused("paused, as its search asked")
 
 
 def evaluation(spec: dict, step: int) -> dict[str, float]:
@@ -158,6 +170,13 @@ def finish(run_dir: RunDir, config: dict, fence) -> None:
     final = {"mean_pass_at_1": score, "sets": scores}
     steps = (config.get("spec") or {}).get("steps", 0)
     result = {"run_id": run_dir.run_id, "state": "completed", "steps": steps, "final": final}
+    result["finished"] = time.time()
+    if behaviour(run_dir.run_id).get("function"):
+        horizon = ((config.get("spec") or {}).get("warmup") or {}).get("steps", 0)
+        result["cost"] = {
+            "total": {"seconds": 10.0 + horizon, "student_tokens": 1000 * horizon},
+            "phases": {},
+        }
     if run_dir.result.exists():
         write_json(run_dir.result, result)
     else:

@@ -30,6 +30,9 @@ BENCHES = {
     "loss-memory": Bench(
         "memory of the objective beyond its inputs, by chunk length", ("pair", "rows", "context")
     ),
+    "search": Bench(
+        "seconds to take up a search of 100 to 10,000 settings, and to ask for the next one", ("repeats",)
+    ),
 }
 """Name -> what it measures and takes. Each is the module of that name, with `run(options) -> Result`."""
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from trb_lab.failpoints import reach
 from trb_lab.store.locks import Lost
+from trb_lab.store.pauses import pause_after, set_pause
 from trb_lab.store.run_dir import newest_checkpoint, read_json
 from trb_lab.store.status import (
     TrialState,
@@ -120,6 +121,12 @@ class Fleet:
         else:
             self._submit(member)
 
+    def extend(self, member: Member, until: int | None) -> None:
+        """Let a job train on until more updates are made (None: to its end). It never gets less than it has."""
+        if member.until is not None and (until is None or until > member.until):
+            member.until = until
+            set_pause(member.job.run_dir, until)
+
     @property
     def free(self) -> int:
         """Jobs that could start at once."""
@@ -168,10 +175,15 @@ class Fleet:
 
     def _submit(self, member: Member) -> None:
         member.job.prepare()  # now, so that a waiting trial can be looked at and cancelled
+        if member.steps:
+            set_pause(member.job.run_dir, member.until)
         self._marks[member.run_id] = mark(member.job.run_dir)
         self.launcher.submit(member.job)
 
     def _attach(self, member: Member) -> None:
+        after = pause_after(member.job.run_dir) if member.steps else None
+        if after is not None and (member.until is None or after < member.until):
+            set_pause(member.job.run_dir, member.until)  # whoever started it wanted less of it
         self._marks[member.run_id] = mark(member.job.run_dir)
         self.launcher.attach(member.job)
         self._begin(member, "attached")

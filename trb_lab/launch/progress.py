@@ -92,3 +92,20 @@ class ProgressReader:
         pace = sum(self._seconds) / len(self._seconds) if self._seconds else None
         self.latest = Progress(done, reward, reverse_kl, pass_at_1, pace)
         return self.latest
+
+
+def last_step(metrics: Path) -> int:
+    """The step of the last whole line of a metrics.jsonl; -1 where there is none. Reads the end of the file only."""
+    try:
+        with open(metrics, "rb") as f:
+            f.seek(0, 2)
+            f.seek(max(0, f.tell() - _FIRST_READ_BYTES))
+            lines = f.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return -1
+    for line in reversed(lines):
+        try:
+            return int(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):  # torn by a death, or not one of a step
+            continue
+    return -1
