@@ -34,7 +34,7 @@ from trb_lab.driver.outlook import outlook_of
 from trb_lab.driver.plan import Plan, plan_sweep, write_plan
 from trb_lab.driver.plan_text import plan_json, plan_summary, plan_text
 from trb_lab.driver.retry import classes_of
-from trb_lab.driver.searches import Searches
+from trb_lab.driver.searches import Searches, require_samplers
 from trb_lab.driver.view import LiveView, PlainView, View, duration
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.failpoints import reach
@@ -82,15 +82,14 @@ def run_sweep(
         )
     if budget is not None and not chosen.searches:
         raise UsageError(f"--budget {budget}: it ends searches, and sweep '{plan.sweep.name}' has none.")
-    searches = Searches(chosen, store, retry=retry, places=places)
-    searches.require_samplers()
+    require_samplers(chosen)
     slots = (
         cluster.slots(parallel) if cluster is not None else launcher(parallel or plan.sweep.parallel).slots
     )
     outlook = outlook_of(chosen, store, places, slots=slots)
     asked = cluster.request_text(_wanted(chosen, members), parallel) if cluster is not None else ""
     if dry_run:
-        preview = searches.preview(slots)
+        preview = Searches(chosen, store, retry=retry, places=places).preview(slots)
         if as_json:
             print(json.dumps(plan_json(chosen, outlook, preview=preview, limits=asked), allow_nan=False))
         else:

@@ -149,7 +149,8 @@ def attempt_at(run_dir: RunDir) -> Iterator[Attempt]:
     """One attempt: the block runs with the lease held, and its end is logged whatever it is.
 
     `Paused` ends it as paused, `Stopped` as interrupted, any other exception as failed; a normal end as completed
-    (write result.json before). Raises Locked when another worker is at it. `Lost` leaves everything to the worker that came after.
+    (write result.json before). Raises Locked when another worker is at it. `Lost` leaves everything to the worker that
+    came after.
     """
     with lease_of(run_dir) as lease, StopFlag().installed() as stop:
         reach("worker.start.after")

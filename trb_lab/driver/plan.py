@@ -149,11 +149,12 @@ def plan_sweep(
         sets = {s.name: set_fingerprint(s) for s in spec.eval.sets}
         trials[run_id] = Trial(run_dir, spec, *decide(run_dir, sets, retry, places or {}))
     directory = store.sweep(sweep.name)
-    searches = {}
+    searches, logs = {}, {}
     for name, arm in expand_searches(path).items():
         context = context_of(arm)
-        searches[name] = PlannedSearch(arm, context, tuple(decisions(directory.search_log(name), context)))
-    previous = planned(directory) or {}
+        logs[name] = list(decisions(directory.search_log(name)))
+        searches[name] = PlannedSearch(arm, context, tuple(d for d in logs[name] if d.context == context))
+    previous = planned(directory, logs) or {}
     before = {row["run_id"] for row in previous.get("trials", [])} | set(previous.get("removed", []))
     now = set(trials).union(*({row["run_id"] for row in search.rows} for search in searches.values()))
     evaluated = [*specs.values(), *(e for search in searches.values() for e in search.arm.examples)]

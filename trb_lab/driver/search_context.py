@@ -9,7 +9,7 @@ from typing import Any
 from trb_lab.spec.search_arm import SearchArm, at_key
 from trb_lab.store.identity import canonical_json, flatten
 from trb_lab.store.run_dir import RunDir, Store, read_json
-from trb_lab.trial import plan_trial
+from trb_lab.trial import plan_trial, set_fingerprint
 
 _WIDTH = 16
 
@@ -23,7 +23,8 @@ def context_of(arm: SearchArm) -> str:
     """A hash of what the arm's trials share. Another base, model or data set gives another one."""
     blocks = searched_blocks(arm)
     written = {block: _less(at_key(arm.written, block), block, arm) for block in blocks}
-    payload = [_shared(plan_trial(arm.example).identity, blocks), written]
+    sets = sorted(set_fingerprint(s) for s in arm.example.eval.sets)  # no part of a trial, but of its score
+    payload = [_shared(plan_trial(arm.example).identity, blocks), written, sets]
     return hashlib.sha256(canonical_json(payload).encode()).hexdigest()[:_WIDTH]
 
 

@@ -20,6 +20,18 @@ from trb_lab.store.run_dir import RunDir, Store, read_json
 _LOOK_AT_BUDGET_SECONDS = 5.0
 
 
+def require_samplers(plan: Plan) -> None:
+    """Raises MissingExtra or UsageError where a search that is to ask for more cannot propose anything."""
+    for planned in plan.searches.values():
+        if (
+            sum(d.event == "proposal" and d.origin == "ask" for d in planned.decisions)
+            < planned.arm.spec.trials
+        ):
+            from trb_lab.search.optuna import Asker
+
+            Asker(planned.arm.spec)
+
+
 class Searches:
     """What asks for trials as results come in; empty for a sweep without a search."""
 
@@ -47,11 +59,15 @@ class Searches:
         )
         with _no_collection():
             self.all = [Search(planned, around) for planned in plan.searches.values()]
+        if self.purse is not None:
+            self.purse.runs = self._runs
 
-    def require_samplers(self) -> None:
-        """Raises MissingExtra or UsageError where one of them cannot propose anything."""
-        for search in self.all:
-            search.require_sampler()
+    def _runs(self) -> list[RunDir]:
+        """Every run of the sweep."""
+        asked = [run.run_dir for search in self.all for run in search.runs()]
+        return list(
+            {run.path: run for run in [*(t.run_dir for t in self.plan.trials.values()), *asked]}.values()
+        )
 
     def preview(self, slots: int) -> list[str]:
         """What each of them would ask for next, if nothing new finished first."""
@@ -150,7 +166,7 @@ class Purse:
         self._meter = Meter(self.store, created)
         self._next_look = 0.0
         self._spent = 0.0
-        self.runs: Callable[[], list[RunDir]] = self._planned_runs
+        self.runs: Callable[[], list[RunDir]] = list
 
     def spent(self) -> float:
         """In the budget's unit; looked up every few seconds."""
@@ -164,11 +180,6 @@ class Purse:
     def spent_text(self) -> str | None:
         """Why nothing more is started; None while there is something left."""
         spent = self.spent()
-        return budget_text(self.budget, spent) if spent >= self.budget.amount else None
-
-    def _planned_runs(self) -> list[RunDir]:
-        """Every run of the sweep, those included that its searches have come to ask for."""
-        from trb_lab.store.plans import planned
-
-        plan = planned(self.store.sweep(self.plan.sweep.name)) or {"trials": []}
-        return [self.store.trial(run_id) for run_id in dict.fromkeys(row["run_id"] for row in plan["trials"])]
+        if spent < self.budget.amount:
+            return None
+        return f"the budget is spent ({budget_text(self.budget, spent)})"

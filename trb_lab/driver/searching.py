@@ -321,11 +321,6 @@ class Search:
             found.append(self.arm.setting(number, proposal.params))
         return found
 
-    def require_sampler(self) -> None:
-        """Raises MissingExtra or UsageError where the sampler cannot propose anything."""
-        if self.asked < self.spec.trials:
-            self._sampler()
-
     def _is_cancelled(self) -> bool:
         """Whether somebody cancelled the arm since this driver began; a later one may ask again."""
         mark = read_json(self._cancel_mark)

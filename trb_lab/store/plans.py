@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .run_dir import SweepDir, read_json
-from .search_log import decisions, rows_of
+from .search_log import Decision, decisions, rows_of
 
 
-def planned(sweep: SweepDir) -> dict[str, Any] | None:
+def planned(sweep: SweepDir, logs: Mapping[str, Sequence[Decision]] | None = None) -> dict[str, Any] | None:
     """plan.json with the rows of its searches at the end of `trials`; None where there is no plan.
+
+    `logs` are those that were read already, by arm.
 
     Such rows have a key `search`: {"arm", "number", "role": "select" or "confirm"}.
     """
@@ -19,7 +22,8 @@ def planned(sweep: SweepDir) -> dict[str, Any] | None:
         return None
     found = []
     for arm, search in plan.get("searches", {}).items():
-        found += rows_of(list(decisions(sweep.search_log(arm), search["context"])))
+        log = logs[arm] if logs is not None and arm in logs else list(decisions(sweep.search_log(arm)))
+        found += rows_of([decision for decision in log if decision.context == search["context"]])
     return {**plan, "trials": [*plan["trials"], *found]} if found else plan
 
 
