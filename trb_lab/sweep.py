@@ -40,7 +40,7 @@ from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.failpoints import reach
 from trb_lab.launch.base import Job, Launcher
 from trb_lab.launch.follow import Fleet, Member
-from trb_lab.launch.local import ProcessLauncher
+from trb_lab.launch.local import ProcessLauncher, visible_gpus
 from trb_lab.launch.mirror import MirrorProcess
 from trb_lab.store import locks
 from trb_lab.store.run_dir import Store
@@ -81,21 +81,35 @@ def run_sweep(
             f"(arms: {', '.join(chosen.searches)}). Take --driver slurm, which makes the driver a job."
         )
     if budget is not None and not chosen.searches:
-        raise UsageError(f"--budget {budget}: it ends searches, and sweep '{plan.sweep.name}' has none.")
+        raise UsageError(
+            f"--budget {budget.written}: it ends searches, and sweep '{plan.sweep.name}' has none."
+        )
+    gpus = cluster.profile.gpus if cluster is not None else len(visible_gpus())
+    if budget is not None and budget.unit == "gpuh" and not gpus:
+        raise UsageError(
+            f"--budget {budget.written}: no GPU takes part, so none of it would be spent. Take cpuh or h."
+        )
     require_samplers(chosen)
+    names = _names(plan)
+    searches = Searches(chosen, store, retry=retry, places=places, budget=budget, names=names)
     slots = (
         cluster.slots(parallel) if cluster is not None else launcher(parallel or plan.sweep.parallel).slots
     )
-    outlook = outlook_of(chosen, store, places, slots=slots)
+    outlook = outlook_of(chosen, store, places, searches=searches.all, slots=slots)
     asked = cluster.request_text(_wanted(chosen, members), parallel) if cluster is not None else ""
     if dry_run:
-        preview = Searches(chosen, store, retry=retry, places=places).preview(slots)
+        preview = searches.preview(slots)
+        asked = "\n".join(filter(None, [asked, searches.purse_text()]))
         if as_json:
             print(json.dumps(plan_json(chosen, outlook, preview=preview, limits=asked), allow_nan=False))
         else:
             print(plan_text(chosen, outlook, preview=preview, limits=asked))
         return 0
-    again = shlex.join(["trb-lab", "sweep", str(path), *(cluster.options if cluster is not None else [])])
+    options = [
+        *(cluster.options if cluster is not None else []),
+        *(["--budget", budget.written] if budget else []),
+    ]
+    again = shlex.join(["trb-lab", "sweep", str(path), *options])
     sweep = store.sweep(plan.sweep.name)
     on = cluster.name if cluster is not None else None
     with store_in_words(store):
@@ -107,7 +121,7 @@ def run_sweep(
                 _cancel_removed(plan, store, sys.stderr if as_json else sys.stdout)
             if cluster is None or not cluster.driver_is_a_job:
                 beginning = "\n".join(filter(None, [plan_summary(chosen, outlook), asked]))
-                drive = _Drive(plan, chosen, members, store, lease, as_json, again, retry, budget)
+                drive = _Drive(plan, chosen, members, searches, names, store, lease, as_json, again)
                 return drive.run(cluster, launcher, parallel, beginning)
         # The lease is free again: the job takes it.
         return cluster.submit_driver(store, plan.sweep.name, as_json)
@@ -121,22 +135,23 @@ class _Drive:
         plan: Plan,
         chosen: Plan,
         members: list[Member],
+        searches: Searches,
+        names: dict[str, str],
         store: Store,
         lease: locks.Lease,
         as_json: bool,
         again: str,
-        retry: Collection[str],
-        budget: Budget | None,
     ) -> None:
         self.plan = plan
         self.chosen = chosen
         self.members = members
+        self.searches = searches
+        self.names = names
         self.store = store
         self.lease = lease
         self.as_json = as_json
         self.again = again
         """The command that goes on from here."""
-        self.retry, self.budget = retry, budget
         self.out = sys.stderr if as_json else sys.stdout
 
     def run(
@@ -154,8 +169,7 @@ class _Drive:
                 self.store, name, self.members, parallel, self.again, self.as_json, self.lease.check
             )
         mirror = MirrorProcess(self.store, self.store.sweep(name).driver_log)
-        names = self._names()
-        with _stop_requests() as requests, _view(names, self.as_json) as view:
+        with _stop_requests() as requests, _view(self.names, self.as_json) as view:
             view.say(beginning)
             view.say(mirror.start())
             began = time.monotonic()
@@ -165,14 +179,9 @@ class _Drive:
                 jobs = cluster.launcher(self.store, name, parallel, self.lease.check)
             try:
                 fleet = Fleet(jobs, [m for m in self.members if m.run_id not in jobs.settled])
-                searches = Searches(
-                    self.chosen,
-                    self.store,
-                    retry=self.retry,
-                    places=places_of(self.store),
-                    budget=self.budget,
-                    names=names,
-                )
+                # Another driver may have decided more until it gave up the lease, or the cluster told how runs ended.
+                searches = self.searches.as_of_now(anew=cluster is not None)
+                searches.check = self.lease.check
                 searches.begin(fleet)
                 stopped_by = _follow(fleet, searches, view, requests, self.lease)
             finally:
@@ -193,11 +202,6 @@ class _Drive:
         print(mirror.finish(), file=self.out)
         return code
 
-    def _names(self) -> dict[str, str]:
-        """What each run id is called."""
-        names = {row.run_id: row.name for row in reversed(self.plan.rows)}
-        return names | {run_id: f"{r.role} (reference)" for run_id, r in self.plan.references.items()}
-
     def _stopped_text(self, fleet: Fleet) -> str:
         if not fleet.launcher.outlives_driver:
             return f"Stopped; nothing is lost. Go on with: {self.again}"
@@ -216,6 +220,12 @@ def _cancel_removed(plan: Plan, store: Store, out: TextIO) -> None:
         print(f"cancelling {run.run_id}: it is no longer planned", file=out)
     for problem in cancel_runs(store, removed):
         print(f"Not stopped: {problem}", file=out)
+
+
+def _names(plan: Plan) -> dict[str, str]:
+    """What each run id is called."""
+    names = {row.run_id: row.name for row in reversed(plan.rows)}
+    return names | {run_id: f"{r.role} (reference)" for run_id, r in plan.references.items()}
 
 
 def _only(plan: Plan, arms: Sequence[str] | None) -> Plan:

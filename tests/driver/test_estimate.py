@@ -240,6 +240,7 @@ def propose(lab: Lab, plan: Plan, number: int, origin: Any = "ask") -> RunDir:
 
 def paused(run: RunDir, done: int, until: int | None) -> None:
     (run.checkpoints / f"step_{done:06d}").mkdir(parents=True)
+    run.metrics.write_text("".join(f'{{"step": {step}}}\n' for step in range(done)))
     write_attempts(run, [start(1, 0), end(1, 1, "paused")])
     set_pause(run, until)
 

@@ -60,6 +60,7 @@ def propose(lab: Lab, plan: Plan, number: int, origin: Any = "ask", *, begun: bo
 
 def stopped(run: RunDir, state: str, done: int = 1) -> None:
     (run.checkpoints / f"step_{done:06d}").mkdir(parents=True)
+    run.metrics.write_text("".join(f'{{"step": {step}}}\n' for step in range(done)))
     write_attempts(run, [start(1, 0.0), end(1, 1.0, state)])
 
 
@@ -182,7 +183,10 @@ def test_confirmation_runs_are_certain(lab: Lab):
     search = plan.searches["trb"]
     assert search.arm.reference is not None
     drafts = [search.arm.draft(0, {"warmup.kl_budget": 0.01}, 2), search.arm.reference(2)]
-    rows = tuple(plan_row(draft, plan_trial(draft.spec).run_id) for draft in drafts)
+    rows = tuple(
+        {**plan_row(draft, plan_trial(draft.spec).run_id), "search": {"number": number, "role": "confirm"}}
+        for number, draft in zip((0, None), drafts, strict=True)
+    )
     propose(lab, plan, 0, begun=False)
     append(lab.store.sweep("fake").search_log("trb"), Decision("confirm", search.context, rows, numbers=(0,)))
     plan = plan_sweep(lab.path, lab.store)

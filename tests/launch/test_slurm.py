@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from trb_lab.launch import claim, slurm, slurm_cancel, slurm_jobs
+from trb_lab.launch import batches, claim, slurm, slurm_cancel, slurm_jobs
 from trb_lab.launch.base import End, Job, JobStatus, Launcher, Phase
 from trb_lab.launch.batches import BatchFiles, ElementLog, Piece
 from trb_lab.launch.follow import Fleet, Member
 from trb_lab.launch.slurm import SlurmLauncher
-from trb_lab.launch.slurm_jobs import JobBook
+from trb_lab.launch.slurm_jobs import JobBook, Place
 from trb_lab.launch.slurm_task import SlurmTask, Supervisor
 from trb_lab.spec.cluster import ClusterProfile
 from trb_lab.store.run_dir import Store, read_json, write_json
-from trb_lab.store.status import attempt_count, last_error, state_of
+from trb_lab.store.status import attempt_count, begin_attempt, end_attempt, last_error, state_of
 from trb_lab.store.status import cancel as mark_cancelled
 
 from ..slurm_fakes import FakeSlurm
@@ -574,6 +574,30 @@ def test_a_job_cancelled_while_nobody_looked_is_settled(bench: Bench):
     assert launcher.settled == {"r0"}
     assert [str(state_of(bench.store.trial(name))) for name in ("r0", "r1")] == ["cancelled", "new"]
     assert bench.launcher().settled == frozenset()  # it is written down by now
+
+
+def test_a_promoted_trial_that_waited_is_settled_too(bench: Bench):
+    bench.cluster.script(start=False)
+    jobs = [bench.job(name) for name in ("r0", "r1")]
+    for job in jobs:
+        end_attempt(job.run_dir, begin_attempt(job.run_dir), "paused")
+    bench.submitted("r0", "r1").close()
+    subprocess.run(["scancel", "101_0"], check=True)
+    assert bench.launcher().settled == {"r0"}
+    assert [str(state_of(job.run_dir)) for job in jobs] == ["cancelled", "paused"]
+
+
+@pytest.mark.parametrize(
+    ("end", "state"), [(End.OUT_OF_MEMORY, "failed"), (End.CANCELLED, "cancelled"), (End.EXITED, "paused")]
+)
+def test_how_a_promoted_trial_ended_is_written_down(bench: Bench, end: End, state: str):
+    job = bench.job("r0")
+    end_attempt(job.run_dir, begin_attempt(job.run_dir), "paused")
+    batch = batches.create(bench.store, "sweep", "trials", "fake", [["trials/r0"]])
+    place = Place(batch, 0, "trials/r0", JobStatus(Phase.ENDED, end=end, job="7"))
+    assert slurm._learn(bench.store, place) is (state != "paused")
+    assert state_of(job.run_dir) == state
+    assert (last_error(job.run_dir) or {}).get("error_class") == ("oom" if state == "failed" else None)
 
 
 def test_a_cancelled_trial_that_is_tried_again_may_be_cancelled_again(bench: Bench):

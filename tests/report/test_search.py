@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,32 @@ def test_page_markdown_and_terminal_have_the_section(store: Store, tmp_path: Pat
     assert max(map(len, text.splitlines())) <= 120
     for path in sorted((tmp_path / "one").rglob("*.*")):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
+
+
+def test_a_summary_of_an_older_search_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    for arm, context in (("trb", "new"), ("old", "before"), ("gone", "new"), ("silent", None)):
+        raw = summary([candidate(0)], arm=arm)
+        write_json(folder / f"{arm}.summary.json", raw if context is None else {**raw, "context": context})
+    planned = {"trb": {"context": "new"}, "old": {"context": "new"}, "silent": {"context": "new"}}
+    assert [s.arm for s in read_searches(folder, planned=planned)] == ["silent", "trb"]
+    assert len(read_searches(folder)) == 4
+
+
+def test_the_report_takes_the_searches_of_its_plan(store: Store, tmp_path: Path) -> None:
+    folder, data = tmp_path / "search", collect(store, "kl_budget")
+    write_json(folder / "trb.summary.json", {**summary([candidate(0)]), "context": "before"})
+    for context, told in (("before", ["Search: TRB"]), ("now", [])):
+        changed = replace(data, plan={**data.plan, "searches": {"trb": {"context": context}}})
+        assert [s.title for s in search_sections(changed, folder, tmp_path / "out")] == told
+    assert search_sections(data, folder, tmp_path / "out") == []  # the arm is no longer searched
+
+
+def test_a_setting_of_the_grid_is_told_once(store: Store, tmp_path: Path) -> None:
+    candidates = [candidate(0, origin="grid"), candidate(1, origin="warm"), candidate(2)]
+    for counts in ({"known": 2}, {"known": 1, "grid": 1}):  # as written before, and now
+        text = words(section(store, summary(candidates, **counts), tmp_path))
+        assert "1 came from the arm's grid, 1 was known before from finished trials. Of the 3 in all" in text
 
 
 def test_sentences_of_a_race_with_confirmation(pruned: Pruned) -> None:

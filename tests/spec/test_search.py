@@ -7,9 +7,12 @@ import pytest
 import yaml
 
 from trb_lab.errors import UsageError
+from trb_lab.spec.experiment import ExperimentSpec
 from trb_lab.spec.search import AshaPruning, MedianPruning, SearchSpec, fits, is_active, order_of
-from trb_lab.spec.search_arm import SearchArm, corners
+from trb_lab.spec.search_arm import NO_PART_OF_A_TRIAL, SearchArm, corners
+from trb_lab.spec.shape import dotted_keys, shape_of
 from trb_lab.spec.sweeps import expand_searches, expand_sweep
+from trb_lab.store.identity import CONTENT_ROLES, EXCLUDED
 
 SPACE: dict[str, Any] = {
     "warmup.kl_budget": {"kind": "float", "low": 0.01, "high": 1.0, "log": True},
@@ -164,6 +167,32 @@ def test_stops_of_a_metric_of_every_step_may_lie_anywhere(tmp_path: Path) -> Non
         ),
         ({"objectives": [{"metric": "score"}], "direction": "maximize"}, ["leave those out"]),
         ({"trails": 3}, ["unknown key", "Did you mean 'trials'?"]),
+        (
+            {"space": {"rollout.block_tokens": {"kind": "choice", "values": [1, 4]}}},
+            ["search.space.rollout.block_tokens: does not change a run's result"],
+        ),
+        (
+            {"space": {"warmup.anneal": {"kind": "choice", "values": ["linear", "cosine", "linear"]}}},
+            ["search.space.warmup.anneal.values: linear is there twice"],
+        ),
+        (
+            {"space": {"warmup.anneal": {"kind": "choice", "values": ["linear", "cosine", {"kind": "linear"}]}}},
+            ["search.space.warmup.anneal.values: linear and {kind: linear} are the same setting"],
+        ),
+        (
+            {"space": {"warmup": {"kind": "choice", "values": [
+                {"kind": "trb", "kl_budget": 0.1}, {"kind": "trb", "kl_budget": 0.1, "anneal": "linear"}]}}},
+            ["{kind: trb, kl_budget: 0.1} and {kind: trb, kl_budget: 0.1, anneal: linear} are the same setting"],
+        ),
+        (
+            {"space": {"eval": {"kind": "choice", "values": [
+                {"sets": ["arith/easy"]}, {"sets": ["arith/easy"], "at_k": [1]}]}}},
+            ["are the same setting"],
+        ),
+        (
+            {"constraints": {"policy/kl_mean": {"at_least": 0.2, "at_most": 0.1}}},
+            ["at_least 0.2 is above at_most 0.1"],
+        ),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_its_place(
@@ -173,6 +202,67 @@ def test_what_is_wrong_is_told_with_its_place(
     assert "sweep.yaml:" in text
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["resources", "resources.micro_batch_tokens", "checkpoint.every", "alarms.patience", "eval.at_k", "eval.sets"],
+)  # fmt: skip
+def test_what_changes_no_result_cannot_be_searched(tmp_path: Path, key: str) -> None:
+    space = {**SPACE, key: {"kind": "choice", "values": [{"every": 1}, {"every": 2}]}}
+    assert f"search.space.{key}: does not change a run's result" in refused(tmp_path, {"space": space})
+
+
+def test_what_is_searched_tells_trials_apart() -> None:
+    by_content = {key for key in EXCLUDED if key.split(".")[0] in CONTENT_ROLES}
+    assert set(NO_PART_OF_A_TRIAL) == set(EXCLUDED) - by_content
+    assert set(NO_PART_OF_A_TRIAL) <= dotted_keys(shape_of(ExperimentSpec)).keys()
+
+
+def test_models_and_data_may_be_searched_because_their_content_counts(tmp_path: Path) -> None:
+    names = ["arith-student", "arith-teacher"]
+    arm = arm_of(tmp_path, {"space": {"student.name": {"kind": "choice", "values": names}}})
+    assert {example.student.name for example in arm.examples} == set(names)
+
+
+def test_choices_that_let_different_parameters_take_part_are_different(tmp_path: Path) -> None:
+    values: list[Any] = ["exponential", {"kind": "exponential"}]
+    budget = {"kind": "float", "low": 0.01, "high": 1.0}
+    space = {"warmup.anneal": {"kind": "choice", "values": values}, "warmup.kl_budget": budget}
+    assert "are the same setting" in refused(tmp_path, {"space": space})
+    space["warmup.kl_budget"] = {**budget, "when": {"warmup.anneal": "exponential"}}
+    assert len(arm_of(tmp_path, {"space": space}).examples) == 3
+
+
+@pytest.mark.parametrize(
+    ("search", "place"),
+    [
+        ({}, "metric"),
+        ({"objectives": [{"metric": "score"}, {"metric": "cost/seconds"}]}, "objectives"),
+        ({"metric": "rollout/reward", "constraints": {"score": {"at_least": 0.1}}}, "constraints.score"),
+    ],
+)
+def test_a_score_needs_an_evaluation_set(tmp_path: Path, search: dict[str, Any], place: str) -> None:
+    text = refused(tmp_path, search, overrides={"eval.sets": []})
+    assert (
+        f"arms.trb.search.{place}: `score` is the mean over the evaluation sets, and eval.sets is empty"
+        in text
+    )
+    assert "sweep.yaml:" in text
+    assert arm_of(tmp_path, {"metric": "rollout/reward"}, overrides={"eval.sets": []}).steps == 60
+
+
+def test_a_confirmation_needs_a_reference_of_fixed_settings(tmp_path: Path) -> None:
+    itself = {"report": {"reference": "trb"}}
+    text = refused(tmp_path, {}, **itself)
+    assert "report.reference: trb has a search and no fixed setting" in text
+    assert "(arm trb) has nothing to be compared with. Name an arm with fixed settings" in text
+    assert arm_of(tmp_path, {"confirm": None}, **itself).reference is None
+    arm = arm_of(tmp_path, {}, arm={"grid": {"warmup.kl_budget": [0.1]}}, **itself)
+    assert arm.reference is not None
+    # Nobody named a reference, and there is no arm of plain distillation: the winners are confirmed alone.
+    alone = {"trb": {"search": {"space": SPACE, "trials": 10}}}
+    assert arm_of(tmp_path, {}, arms=alone).reference is None
 
 
 def test_conditions_must_not_go_in_a_circle() -> None:

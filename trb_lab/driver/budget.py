@@ -46,6 +46,11 @@ class Budget:
     amount: float
     unit: Unit
 
+    @property
+    def written(self) -> str:
+        """As one gives it: `20gpuh`."""
+        return f"{self.amount:g}{self.unit}"
+
     def __str__(self) -> str:
         return f"{self.amount:g} {NAMES[self.unit]}"
 

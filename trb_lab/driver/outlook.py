@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trb_lab.driver.changes import Changes, changes_of
 from trb_lab.driver.estimate import Estimate, estimate
 from trb_lab.driver.plan import Plan
-from trb_lab.driver.search_counts import SearchCounts, count_search
+from trb_lab.driver.search_counts import SearchCounts, count_search, counts_of
+from trb_lab.driver.searching import Search
 from trb_lab.launch.base import JobStatus
 from trb_lab.store.run_dir import Store
 
@@ -30,12 +31,17 @@ def outlook_of(
     store: Store,
     places: Mapping[str, JobStatus] | None = None,
     *,
+    searches: Sequence[Search] | None = None,
     slots: int | None = None,
     on_gpu: bool | None = None,
 ) -> Outlook:
     """Read what there is to say about a plan. Changes nothing.
 
-    `places` tells what a cluster holds; `on_gpu` what a spec with `device: auto` gets here (None: as runs before had).
+    `searches` are those of the plan where somebody has read them already. `places` tells what a cluster holds;
+    `on_gpu` what a spec with `device: auto` gets here (None: as runs before had).
     """
-    searches = {name: count_search(search, store, plan.trials) for name, search in plan.searches.items()}
-    return Outlook(changes_of(plan, store, places), searches, estimate(plan, store, searches, on_gpu), slots)
+    if searches is None:
+        counts = {name: count_search(search, store, plan.trials) for name, search in plan.searches.items()}
+    else:
+        counts = {search.arm.name: counts_of(search) for search in searches}
+    return Outlook(changes_of(plan, store, places), counts, estimate(plan, store, counts, on_gpu), slots)

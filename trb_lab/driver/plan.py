@@ -71,6 +71,7 @@ class Trial:
 class PlannedSearch:
     """An arm's search, and what it has decided so far."""
 
+    sweep: str
     arm: SearchArm
     context: str
     """See search_context.py."""
@@ -80,6 +81,12 @@ class PlannedSearch:
     def rows(self) -> list[dict[str, Any]]:
         """Plan rows of the runs that it has come to ask for."""
         return rows_of(self.decisions)
+
+    def as_of_now(self, store: Store) -> PlannedSearch:
+        """The same, with what another driver has decided since this was read; itself where that is nothing."""
+        log = store.sweep(self.sweep).search_log(self.arm.name)
+        now = tuple(decisions(log, self.context))
+        return self if now == self.decisions else replace(self, decisions=now)
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,9 @@ def plan_sweep(
     for name, arm in expand_searches(path).items():
         context = context_of(arm)
         logs[name] = list(decisions(directory.search_log(name)))
-        searches[name] = PlannedSearch(arm, context, tuple(d for d in logs[name] if d.context == context))
+        searches[name] = PlannedSearch(
+            sweep.name, arm, context, tuple(d for d in logs[name] if d.context == context)
+        )
     previous = planned(directory, logs) or {}
     before = {row["run_id"] for row in previous.get("trials", [])} | set(previous.get("removed", []))
     now = set(trials).union(*({row["run_id"] for row in search.rows} for search in searches.values()))

@@ -1,4 +1,4 @@
-"""How far a search has come, told from its log and the states of its runs alone: quick, and without their values."""
+"""How far a search has come: what the plan tells, and what the estimate of the rest is made from."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trb_lab.driver.candidates import Candidate, SearchRun, candidates_of
+from trb_lab.driver.candidates import Candidate, SearchRun
 from trb_lab.driver.plan import PlannedSearch
+from trb_lab.driver.searching import Search, Surroundings
 from trb_lab.launch.progress import ProgressReader
-from trb_lab.spec.search import fits
-from trb_lab.store.pauses import pause_after
 from trb_lab.store.run_dir import RunDir, Store, newest_checkpoint
-from trb_lab.store.status import TrialState, state_of
+from trb_lab.store.status import TrialState
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -94,35 +93,14 @@ def is_open(candidate: Candidate, run: SearchRun) -> bool:
     return run.state != "paused" or run.whole or run.steps_done < candidate.allowed
 
 
+def counts_of(search: Search) -> SearchCounts:
+    """A search that was read already."""
+    return SearchCounts(search.planned, search.candidates, tuple(search.confirmations))
+
+
 def count_search(planned: PlannedSearch, store: Store, whole: Collection[str] = ()) -> SearchCounts:
-    """Read the states of a search's runs. `whole`: run ids that the plan wants to their end anyway."""
-    arm = planned.arm
-    found = candidates_of(arm, planned.decisions, store)
-    candidates = {number: c for number, c in found.items() if fits(arm.spec.space, c.params)}
-    for candidate in candidates.values():
-        for run in candidate.runs.values():
-            run.whole = run.whole or run.run_id in whole
-            _look_at(run)
-        for run in candidate.starting:
-            after = pause_after(run.run_dir)
-            if run.whole or (after is None and run.state != "waiting" and run.steps_done > 0):
-                candidate.allowed = arm.steps
-            elif after is not None:
-                candidate.allowed = max(candidate.allowed, min(after, arm.steps))
-    last = next((d for d in reversed(planned.decisions) if d.event == "confirm"), None)
-    confirmations = (
-        [SearchRun(row, store.trial(row["run_id"]), whole=True) for row in last.rows] if last else []
-    )
-    for run in confirmations:
-        _look_at(run)
-    return SearchCounts(planned, candidates, tuple(confirmations))
-
-
-def _look_at(run: SearchRun) -> None:
-    state = state_of(run.run_dir)
-    run.state = "waiting" if state is TrialState.NEW else state.value  # type: ignore[assignment]
-    done = steps_done(run.run_dir, state)
-    run.steps_done = int(run.row["spec"]["steps"]) if done is None else done
+    """Read how a search stands. `whole`: run ids that the plan wants to their end anyway."""
+    return counts_of(Search(planned, Surroundings(store, whole=whole)))
 
 
 def steps_done(run_dir: RunDir, state: TrialState) -> int | None:

@@ -12,13 +12,13 @@ from trb_lab.search.racing import interval
 from trb_lab.store.run_dir import SweepDir, write_json
 
 
-def write_summary(search: Search, sweep: SweepDir) -> None:
-    """Write it, unless there is nothing to tell yet."""
+def write_summary(search: Search, sweep: SweepDir, whole: bool = True) -> None:
+    """Write it, unless there is nothing to tell yet. Without `whole`, without what takes long to compute."""
     if search.candidates:
-        write_json(sweep.search_summary(search.arm.name), summary(search))
+        write_json(sweep.search_summary(search.arm.name), summary(search, whole))
 
 
-def summary(search: Search) -> dict[str, Any]:
+def summary(search: Search, whole: bool = True) -> dict[str, Any]:
     """Everything that was tried, and what came of it. Scores are fractions of 1."""
     arm, spec = search.arm, search.spec
     names = [key_of(q) for q in quantities(spec)]
@@ -29,6 +29,7 @@ def summary(search: Search) -> dict[str, Any]:
     several = len(spec.goals) > 1
     return {
         "arm": arm.name,
+        "context": search.context,
         "label": arm.label,
         "sampler": spec.sampler.model_dump(mode="json"),
         "trials": spec.trials,
@@ -56,12 +57,13 @@ def summary(search: Search) -> dict[str, Any]:
             }
             for v in search.race()
         ],
-        "importance": _importance(search),
+        "importance": _importance(search) if whole else {},
         "winners": list(search.winners),
         "confirmation": _confirmation(search, goals),
         "counts": dict(Counter(candidate["state"] for candidate in candidates)),
         "asked": search.asked,
-        "known": len(search.candidates) - search.asked,
+        "known": search.of_origin("warm"),
+        "grid": search.of_origin("grid"),
         "left_out": search.left_out,
         "over": search.over,
         "stopped": search.stopped,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trb_lab.driver.budget import Budget, Meter, budget_text
+from trb_lab.driver.cluster import places_of
 from trb_lab.driver.plan import Plan
 from trb_lab.driver.search_summary import summary, write_summary
 from trb_lab.driver.searching import Search, Surroundings
@@ -47,15 +49,17 @@ class Searches:
     ) -> None:
         """Reads the runs of every search. `names` gets what each run that they start is called."""
         self.plan, self.store = plan, store
+        self.check: Callable[[], object] = lambda: None
+        """Raises where another driver has taken over."""
         self.purse = Purse(plan, store, budget) if budget is not None else None
-        around = Surroundings(
+        around = self._around = Surroundings(
             store,
-            plan.sweep.name,
             retry,
             places,
             frozenset(plan.trials),
             self.purse.spent_text if self.purse is not None else lambda: None,
             names if names is not None else {},
+            lambda: self.check(),
         )
         with _no_collection():
             self.all = [Search(planned, around) for planned in plan.searches.values()]
@@ -67,6 +71,28 @@ class Searches:
         asked = [run.run_dir for search in self.all for run in search.runs()]
         return list(
             {run.path: run for run in [*(t.run_dir for t in self.plan.trials.values()), *asked]}.values()
+        )
+
+    def as_of_now(self, anew: bool = False) -> Searches:
+        """With what another driver has decided since these were read (`anew`: read the runs again in any case)."""
+        now = {name: planned.as_of_now(self.store) for name, planned in self.plan.searches.items()}
+        if not anew and all(now[name] is self.plan.searches[name] for name in now):
+            return self
+        return Searches(
+            replace(self.plan, searches=now),
+            self.store,
+            retry=self._around.retry,
+            places=places_of(self.store),
+            budget=self.purse.budget if self.purse is not None else None,
+            names=self._around.names,
+        )
+
+    def purse_text(self) -> str:
+        """How much of the budget is spent; empty without one."""
+        return (
+            f"Budget: {budget_text(self.purse.budget, self.purse.spent())} spent."
+            if self.purse is not None
+            else ""
         )
 
     def preview(self, slots: int) -> list[str]:
@@ -84,8 +110,12 @@ class Searches:
 
     def tick(self, fleet: Fleet) -> None:
         """After each look of the fleet."""
+        directory = self.store.sweep(self.plan.sweep.name)
         for search in self.all:
             search.tick(fleet)
+            if search.save():
+                with contextlib.suppress(OSError):  # the end tries again, and tells
+                    write_summary(search, directory, whole=False)
 
     def finish(self) -> list[str]:
         """Write down how they stand. Lines for what could not be written."""
@@ -109,12 +139,13 @@ class Searches:
         """By arm, as the summaries have it, without the candidates."""
         found = {}
         for search in self.all:
-            told = summary(search)
+            told = summary(search, whole=False)
             found[search.arm.name] = {
                 key: told[key]
                 for key in (
                     "asked",
                     "known",
+                    "grid",
                     "trials",
                     "counts",
                     "best",

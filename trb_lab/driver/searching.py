@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 SAVE_SECONDS = 5.0
 """Between two looks of others at the search: its Optuna file, and the cache of what was read."""
 
+_SURELY = 3
+"""Complete settings without a constraint's metric: some write it and others do not, but so many say that none does."""
+
 Ask = Callable[[int, Sequence[Told], Mapping[str, Any]], Any]
 """(number, candidates so far, the sampler's notes) -> search.told.Proposal."""
 
@@ -54,7 +57,6 @@ class Surroundings:
     """What a search has to know of the rest of the sweep."""
 
     store: Store
-    sweep: str
     retry: Collection[str] = ()
     """Classes of failures that are run again (retry.CLASSES)."""
     places: Mapping[str, JobStatus] | None = None
@@ -65,17 +67,19 @@ class Surroundings:
     """Why nothing more is started, once a budget is spent."""
     names: dict[str, str] = field(default_factory=dict)
     """What each run id is called: filled as runs are started."""
+    check: Callable[[], object] = lambda: None
+    """Raises where another driver has taken over: called before anything is decided."""
 
 
 class Search:
     """One arm's search. Make it from the plan, `begin`, then `tick` after each look of the fleet."""
 
     def __init__(self, planned: PlannedSearch, around: Surroundings, ask: Ask | None = None) -> None:
-        self.arm, self.context = planned.arm, planned.context
+        self.planned, self.arm, self.context = planned, planned.arm, planned.context
         self.spec = planned.arm.spec
         self.around = around
         self._ask_sampler = ask
-        directory = around.store.sweep(around.sweep)
+        directory = around.store.sweep(planned.sweep)
         self.log = directory.search_log(self.arm.name)
         self._cancel_mark = directory.search_cancelled(self.arm.name)
         self.measures = Measures(self.spec, self.arm.stops, directory.search_values(self.arm.name))
@@ -90,11 +94,15 @@ class Search:
         self.confirmations: list[SearchRun] = []
         """Runs of the last confirmation, of winners and of the reference."""
         self.winners: tuple[int, ...] = ()
+        self._firsts: dict[tuple[str, ...], int] = {}
+        """Runs of a candidate -> the first one that has them: a setting may be asked for twice."""
+        self._failed_for_want: str | None = None
+        """Why a completed run counts as failed, where it lacks a goal."""
         for decision in planned.decisions:
             self.study_attrs.update(decision.study_attrs)
-            if decision.event == "confirm":
+            if decision.event == "confirm" and self.spec.confirm is not None:
                 self.winners = decision.numbers
-                self.confirmations = [self._run_of(row) for row in decision.rows]
+                self.confirmations = [self._run_of(row) for row in decision.rows if self._still_confirms(row)]
         self.stopped: str | None = None
         """Why it ended before its time."""
         self.over = False
@@ -121,7 +129,11 @@ class Search:
     @property
     def asked(self) -> int:
         """Candidates that count towards `trials`."""
-        return sum(c.decision.origin == "ask" for c in self.candidates.values())
+        return self.of_origin("ask")
+
+    def of_origin(self, origin: str) -> int:
+        """Candidates that came so: asked for, of the grid, or known from finished trials (`warm`)."""
+        return sum(c.decision.origin == origin for c in self.candidates.values())
 
     def runs(self) -> list[SearchRun]:
         """Every run that it has come to ask for, confirmations included."""
@@ -145,12 +157,18 @@ class Search:
         return found
 
     def is_feasible(self, candidate: Candidate) -> bool:
-        return all(v <= 0 for v in self.violation(candidate).values())
+        """Whether it is known to lie inside every bound; one that lacks the metric is not."""
+        known = self.violation(candidate)
+        return len(known) == len(self.spec.constraints) and all(v <= 0 for v in known.values())
 
     def finalists(self) -> list[Candidate]:
-        """Complete candidates inside the constraints."""
-        found = [c for c in self.candidates.values() if c.state == "complete"]
+        """Complete candidates inside the constraints, each setting once."""
+        found = [c for c in self._distinct() if c.state == "complete"]
         return [c for c in found if self.is_feasible(c)] if self.spec.constraints else found
+
+    def _distinct(self) -> list[Candidate]:
+        """Every setting once, however often it was asked for."""
+        return [c for c in self.candidates.values() if self._firsts.get(_runs_of(c)) == c.number]
 
     def best(self) -> list[int]:
         """The best first, by their means; of several goals the Pareto front."""
@@ -190,9 +208,13 @@ class Search:
     def begin(self, fleet: Fleet) -> None:
         """Take up what was begun, and what is known already."""
         self._learn_known()
+        self._require_metrics()
+        if any(c.state in ("complete", "paused") for c in self.candidates.values()):
+            fleet.succeeded_before = True
         for candidate in self.candidates.values():
-            for run in candidate.runs.values():
-                self._resume(fleet, candidate, run)
+            if not any(self._stays_failed(run) for run in candidate.starting):
+                for run in candidate.runs.values():
+                    self._resume(fleet, candidate, run)
         for run in self.confirmations:
             self._resume(fleet, None, run)
 
@@ -203,7 +225,21 @@ class Search:
             for params in settings:
                 if canonical_json(params) not in have:
                     have.add(canonical_json(params))
-                    self._propose(params, origin=origin)
+                    self._take_up_seeds(self._propose(params, origin=origin))
+
+    def _take_up_seeds(self, candidate: Candidate) -> None:
+        """Further seeds of a known setting: those of the sweep's grid, and what has finished."""
+        for seed in self.arm.seeds:
+            if seed in candidate.runs:
+                continue
+            row = self._row(self.arm.draft(candidate.number, candidate.params, seed), candidate.number)
+            run = self._run_of(row)
+            if run.run_id in self.around.whole or run.run_dir.result.exists():
+                self._write(Decision("replicate", self.context, (row,), number=candidate.number))
+                candidate.runs[seed] = run
+                self._track(candidate, run)
+                self._read(run)
+                self._changed(candidate)
 
     def _grid(self) -> list[dict[str, Any]]:
         found = [self.arm.params_of(trial.model_dump(mode="json")) for trial in self.arm.grid_trials]
@@ -217,24 +253,49 @@ class Search:
 
     def _resume(self, fleet: Fleet, candidate: Candidate | None, run: SearchRun) -> None:
         """Go on with a run that somebody began, or that was decided and never started."""
-        if run.state in ENDED_BADLY:
-            action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
-            if action in (Action.FAILED, Action.CANCELLED):
-                return
-        elif not self._has_work(candidate, run):
+        if self._stays_failed(run) or not (run.state in ENDED_BADLY or self._has_work(candidate, run)):
             return
+        if run.run_id not in fleet.members and self.around.spent() is not None:
+            action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
+            if action is not Action.ATTACH:
+                return  # begun, and left until there is a budget again
         self._start(fleet, candidate, run)
+
+    def _stays_failed(self, run: SearchRun) -> bool:
+        """Whether it failed, or was cancelled, and is not to be tried again."""
+        if run.state not in ENDED_BADLY:
+            return False
+        action, _ = decide(run.run_dir, run.eval_sets, self.around.retry, self.around.places or {})
+        return action in (Action.FAILED, Action.CANCELLED, Action.ADOPT)
 
     # --- a look
 
     def tick(self, fleet: Fleet) -> None:
         """Take in what has ended, and fill the places that are free."""
         self._absorb(fleet)
+        if not self._idle:
+            self._require_metrics()
         if fleet.stopping or fleet.halted is not None:
             return
         while not self._idle and not self.over and self._has_room(fleet):
             self._idle = not self._next(fleet)
-        self.save()
+
+    def _require_metrics(self) -> None:
+        """Raises UsageError where runs complete and none has a metric: it does not exist, most likely."""
+        advice = "Mend the search's metric or constraint; what has run stays."
+        if self._failed_for_want is not None and not any(
+            c.values(self.goal) for c in self.candidates.values()
+        ):
+            raise UsageError(f"{self._failed_for_want} {advice}")
+        complete = (
+            [c for c in self.candidates.values() if c.state == "complete"] if self.spec.constraints else []
+        )
+        if len(complete) < _SURELY:
+            return
+        for metric in self.spec.constraints:
+            lacking = [run.measured.missing.get(metric) for c in complete for run in c.starting]
+            if all(text is not None for text in lacking):
+                raise UsageError(f"{lacking[0]} {advice}")
 
     def _absorb(self, fleet: Fleet) -> None:
         for run_id in list(self._active):
@@ -248,7 +309,7 @@ class Search:
                 self._read(run)
                 if run.state not in ("completed", *ENDED_BADLY):
                     run.state = member.standing
-                run.error = member.error if run.state in ENDED_BADLY else None
+                run.error = (member.error or run.error) if run.state in ENDED_BADLY else None
                 self._changed(candidate)
 
     def _has_room(self, fleet: Fleet) -> bool:
@@ -277,25 +338,29 @@ class Search:
         self.over = not self._active
         return False
 
-    def save(self, now: bool = False) -> None:
-        """Bring the views up to date, now and then. They are made again at any time: no disk trouble ends a search."""
+    def save(self, now: bool = False) -> bool:
+        """Bring the views up to date, now and then; whether it was done.
+
+        They are made again at any time: neither disk trouble nor a missing package ends a search.
+        """
         began = time.monotonic()
         if began < self._next_save and not now:
-            return
+            return False
         try:
             self.measures.save()
             self._study_file().update(self.told(), self.over)
             self.view_problem = None
-        except OSError as error:
+        except (OSError, ImportError) as error:
             self.view_problem = f"{self.log.parent}: {error}"
         self._next_save = time.monotonic() + SAVE_SECONDS + 20 * (time.monotonic() - began)
+        return True
 
     def _study_file(self) -> StudyFile:
         if self._file is None:
             from trb_lab.search.optuna_file import StudyFile
 
-            directory = self.around.store.sweep(self.around.sweep)
-            title = f"{self.around.sweep} {self.arm.name}"
+            directory = self.around.store.sweep(self.planned.sweep)
+            title = f"{self.planned.sweep} {self.arm.name}"
             self._file = StudyFile(directory.search_study(self.arm.name), title, self.spec)
         return self._file
 
@@ -335,7 +400,7 @@ class Search:
             Standing(
                 c.number, c.at_stops(), c.allowed, c.state == "failed", c.state in ("paused", "complete")
             )
-            for c in self.candidates.values()
+            for c in self._distinct()
         ]
         direction = self.spec.goals[0].direction
         for number in may_go_on(self.spec.pruning, self.arm.stops, self.arm.steps, standings, direction):
@@ -390,7 +455,7 @@ class Search:
             "proposal", self.context, rows, number=number, origin=origin, params=dict(params),
             attrs=dict(attrs or {}), study_attrs=dict(study_attrs or {}),
         )  # fmt: skip
-        append(self.log, decision)
+        self._write(decision)
         self.study_attrs.update(decision.study_attrs)
         candidate = candidates_of(self.arm, [decision], self.around.store)[number]
         self.candidates[number] = candidate
@@ -409,7 +474,7 @@ class Search:
             candidate = self.candidates[number]
             rows = (self._row(self.arm.draft(number, candidate.params, seed), number),)
             decision = Decision("replicate", self.context, rows, number=number)
-            append(self.log, decision)
+            self._write(decision)
             run = candidate.runs[seed] = self._run_of(rows[0])
             self._begin_run(fleet, candidate, run)
             return True
@@ -420,9 +485,6 @@ class Search:
         if self.spec.confirm is None:
             return False
         winners = tuple(self.best()[: self.spec.confirm.settings])
-        seeds = {run.seed for run in self.confirmations}
-        if not winners or (winners == self.winners and set(self.arm.fresh_seeds) <= seeds):
-            return False
         rows = []
         for seed in self.arm.fresh_seeds:
             for number in winners:
@@ -430,12 +492,27 @@ class Search:
                 rows.append(self._row(draft, number, "confirm"))
             if self.arm.reference is not None:
                 rows.append(self._row(self.arm.reference(seed), None, "confirm"))
-        append(self.log, Decision("confirm", self.context, tuple(rows), numbers=winners))
+        if not winners or {row["run_id"] for row in rows} == {run.run_id for run in self.confirmations}:
+            return False
+        self._write(Decision("confirm", self.context, tuple(rows), numbers=winners))
         self.winners = winners
         self.confirmations = [self._run_of(row) for row in rows]
         for run in self.confirmations:
             self._begin_run(fleet, None, run)
         return True
+
+    def _write(self, decision: Decision) -> None:
+        self.around.check()
+        append(self.log, decision)
+
+    def _still_confirms(self, row: Mapping[str, Any]) -> bool:
+        """Whether a run of an earlier confirmation still is one: on a fresh seed, and of the present reference."""
+        seed = int(row["seed"])
+        if seed not in self.arm.fresh_seeds:
+            return False
+        if row["search"]["number"] is not None or self.arm.reference is None:
+            return row["search"]["number"] is not None
+        return bool(plan_trial(self.arm.reference(seed).spec).run_id == row["run_id"])
 
     # --- runs
 
@@ -495,6 +572,7 @@ class Search:
 
     def _look_at(self, candidate: Candidate) -> None:
         """Read the runs' states from their directories, and how far they were let go."""
+        self._firsts.setdefault(_runs_of(candidate), candidate.number)
         for run in candidate.runs.values():
             self._track(candidate, run)
             self._read(run)
@@ -513,15 +591,23 @@ class Search:
         run.state = names.get(state, state.value)  # type: ignore[assignment]
         if state is TrialState.NEW:
             return
-        try:
-            run.measured = self.measures.of(run.run_dir, run.eval_sets)
-        except UsageError:
-            if not missing_sets(read_json(run.run_dir.result) or {}, run.eval_sets):
-                raise
-            run.state = "interrupted"  # completed for somebody who asked for fewer evaluation sets
+        run.measured = self.measures.of(run.run_dir, run.eval_sets)
+        if state is TrialState.COMPLETED and (wanting := self._lacks(run)) is not None:
+            if missing_sets(read_json(run.run_dir.result) or {}, run.eval_sets):
+                run.state = "interrupted"  # completed for somebody who asked for fewer evaluation sets
+            else:
+                run.state, run.error = "failed", wanting
+                self._failed_for_want = self._failed_for_want or wanting
         run.steps_done = _steps_done(run)
-        if run.state in ENDED_BADLY:
+        if run.state in ENDED_BADLY and state is not TrialState.COMPLETED:
             run.error = (last_error(run.run_dir) or {}).get("error")
+
+    def _lacks(self, run: SearchRun) -> str | None:
+        """Which goal a completed run does not have, in words."""
+        return next(
+            (run.measured.missing[g.metric] for g in self.spec.goals if g.metric in run.measured.missing),
+            None,
+        )
 
     def _changed(self, candidate: Candidate | None) -> None:
         self._idle = False
@@ -551,6 +637,11 @@ class Search:
             )
             for c in self.finalists()
         ]
+
+
+def _runs_of(candidate: Candidate) -> tuple[str, ...]:
+    """What makes two candidates the same setting."""
+    return tuple(run.run_id for run in candidate.starting)
 
 
 def _steps_done(run: SearchRun) -> int:

@@ -102,6 +102,9 @@ class Fleet:
         """Times that a trial is started again after its cluster took its job."""
         self.halted: str | None = None
         """The traceback that the first trials had in common, once nothing more is started because of it."""
+        self.succeeded_before = False
+        """Whether a trial is known to have completed, or to have paused at its stop: the code works, and nothing is
+        halted. Set it where that was before this fleet began."""
         self._events: list[Event] = []
         self._marks: dict[str, tuple[int, int] | None] = {}
         live = {m.run_id for m in members if claim.live_worker(m.job.run_dir) is not None}
@@ -333,6 +336,8 @@ class Fleet:
 
     def _end(self, member: Member, standing: Standing, error: str | None = None) -> None:
         member.standing, member.error = standing, error
+        # Kept, because one that has paused may be at work again by the time that others fail.
+        self.succeeded_before |= member.steps > 0 and standing in ("completed", "paused")
         self._events.append(Event(member, "ended", error or ""))
         if standing == "failed" and self.halted is None:
             self._halt_if_all_fail_alike()
@@ -341,7 +346,7 @@ class Fleet:
         """Start nothing more where the first trials have died of the same error in the code."""
         trials = [m for m in self.members.values() if m.steps]
         failed = [m for m in trials if m.standing == "failed"]
-        if len(failed) != SAME_FAILURES or any(m.standing == "completed" for m in trials):
+        if len(failed) != SAME_FAILURES or self.succeeded_before:
             return
         errors = [last_error(m.job.run_dir) or {} for m in failed]
         if any(e.get("error_class") != "code" for e in errors) or len({signature(e) for e in errors}) > 1:

@@ -310,7 +310,8 @@ def _learn(store: Store, place: Place) -> bool:
     run_dir, job = batches.run_dir(store, place.run), f"Slurm job {place.status.job}"
     if place.status.phase is not Phase.ENDED or not run_dir.path.exists():
         return False
-    if state_of(run_dir) not in (TrialState.NEW, TrialState.INTERRUPTED):
+    # A paused one whose search let it go on waits in the queue as a new one does.
+    if state_of(run_dir) not in (TrialState.NEW, TrialState.INTERRUPTED, TrialState.PAUSED):
         return False
     if place.status.end is End.OUT_OF_MEMORY:
         record_failure(run_dir, f"{job} ran out of memory", "oom")

@@ -37,7 +37,8 @@ def search_sections(data: SweepData, folder: Path, out: Path) -> list[SearchSect
     """One section a summary in `folder`, which need not exist; files of searches that are no more are removed."""
     arms = (data.plan.get("spec") or {}).get("arms") or {}
     with style():
-        sections = [_section(s, data, out) for s in read_searches(folder, arms)]
+        found = read_searches(folder, arms, data.plan.get("searches") or {})
+        sections = [_section(s, data, out) for s in found]
     kept = {out / name for section in sections for name in section.files}
     kept |= {out / path for section in sections for f in section.figures for path in (f.svg, f.png, f.csv)}
     for pattern in ("search_*.csv", "confirmation_*.csv", "figures/search_*"):

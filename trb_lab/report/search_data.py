@@ -252,12 +252,19 @@ def fresh_difference(ours: Confirmed, theirs: Confirmed, goal: Goal) -> Differen
     return difference(a, b)
 
 
-def read_searches(folder: Path, arms: Iterable[str] = ()) -> list[Search]:
-    """The searches of a sweep from its folder of summaries, which need not exist; in the order of `arms`."""
+def read_searches(
+    folder: Path, arms: Iterable[str] = (), planned: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Search]:
+    """The searches of a sweep from its folder of summaries, which need not exist; in the order of `arms`.
+
+    `planned` are the plan's `searches`: a summary of another context tells of a search that is no more, and is left
+    out, as one is whose arm is no longer searched. One that names no context stays, as all do where `planned` is None.
+    """
     found = [read_json(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
     order = {arm: i for i, arm in enumerate(arms)}
     summaries = sorted(
-        (s for s in found if s), key=lambda s: (order.get(s["arm"], len(order)), str(s["arm"]))
+        (s for s in found if s and (planned is None or _is_planned(s, planned))),
+        key=lambda s: (order.get(s["arm"], len(order)), str(s["arm"])),
     )
     searches: list[Search] = []
     for raw in summaries:
@@ -266,6 +273,11 @@ def read_searches(folder: Path, arms: Iterable[str] = ()) -> list[Search]:
             slug += "-2"
         searches.append(_search(raw, slug))
     return searches
+
+
+def _is_planned(summary: Mapping[str, Any], planned: Mapping[str, Mapping[str, Any]]) -> bool:
+    context = summary.get("context")
+    return context is None or context == planned.get(str(summary["arm"]), {}).get("context")
 
 
 def _search(raw: dict[str, Any], slug: str) -> Search:

@@ -244,7 +244,7 @@ def _effort(search: Search) -> str:
     parts[0] += sampler_words(search)
     if origins["grid"]:
         parts.append(f"{origins['grid']} came from the arm's grid")
-    known = int(search.raw.get("known") or 0)
+    known = origins["warm"]
     if known:
         parts.append(f"{known} {'was' if known == 1 else 'were'} known before from finished trials")
     complete, paused = len(search.in_state("complete")), search.in_state(PAUSED)

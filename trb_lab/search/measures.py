@@ -1,8 +1,8 @@
 """What a search reads of a run: the quantities of its goals and constraints, and the value at each stop.
 
 Read from the run directory alone. What was read is kept in a cache (`search/ARM.values.json`), by the size and time
-of the files that it came from, so that a search of ten thousand runs is taken up in seconds; without the cache
-everything is read again.
+of the files that it came from and by the evaluation sets that were asked for, so that a search of ten thousand runs is
+taken up in seconds; without the cache everything is read again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trb_lab.errors import UsageError, did_you_mean
+from trb_lab.errors import did_you_mean
 from trb_lab.spec.search import SCORE, Over, SearchSpec
 from trb_lab.store.metrics import iter_lines
 from trb_lab.store.run_dir import RunDir, read_json, write_atomic
@@ -37,6 +37,8 @@ class Measured:
     """Quantity (a goal's or a constraint's metric) -> value; empty before the run has completed."""
     stops: Mapping[int, float] = field(default_factory=dict)
     """Steps done -> value of the first goal, at the stops that the run has reached."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Metric that a completed run does not have -> a sentence that says so, with what it has."""
 
 
 @dataclass(frozen=True)
@@ -77,19 +79,24 @@ class Measures:
             pass  # no cache, one of other questions, or a torn one: everything is read from the runs
 
     def of(self, run_dir: RunDir, eval_sets: Mapping[str, str]) -> Measured:
-        """What the run's files say now. `eval_sets` are those that `score` averages: name -> fingerprint.
-
-        Raises UsageError for a completed run that does not have a quantity.
-        """
-        stamp = [_stamp(run_dir.result), _stamp(run_dir.metrics)]
+        """What the run's files say now. `eval_sets` are those that `score` averages: name -> fingerprint."""
+        stamp = [
+            _stamp(run_dir.result),
+            _stamp(run_dir.metrics),
+            [list(s) for s in sorted(eval_sets.items())],
+        ]
         known = self._known.get(run_dir.run_id)
         if known is None or known["stamp"] != stamp:
             found = self._read(run_dir, eval_sets)
-            stops = {str(step): value for step, value in found.stops.items()}
-            self._known[run_dir.run_id] = {"stamp": stamp, "values": dict(found.values), "stops": stops}
+            reached = {str(step): value for step, value in found.stops.items()}
+            entry = {"stamp": stamp, "values": dict(found.values), "stops": reached}
+            self._known[run_dir.run_id] = (
+                {**entry, "missing": dict(found.missing)} if found.missing else entry
+            )
             self._changed = True
             return found
-        return Measured(known["values"], {int(step): value for step, value in known["stops"].items()})
+        stops = {int(step): value for step, value in known["stops"].items()}
+        return Measured(known["values"], stops, known.get("missing", {}))
 
     def save(self) -> None:
         """Keep what was read for the next time."""
@@ -109,19 +116,20 @@ class Measures:
                 stops[stop] = value
         if result is None:
             return Measured({}, stops)
-        values = {}
+        values, missing = {}, {}
         for quantity in self._quantities:
             found = _of_result(quantity, run_dir, result, eval_sets)
             if found is None:
                 found = _at(quantity, lines, eval_sets)
             if found is None:
                 known = sorted({key for line in lines for key in line} - {"step"})
-                raise UsageError(
+                missing[quantity.metric] = (
                     f"The search wants `{quantity.metric}` of its runs, and {run_dir.run_id} has no such metric."
-                    f"{did_you_mean(quantity.metric, known)} It has: {', '.join(known)}."
+                    f"{did_you_mean(quantity.metric, known)} It has: {', '.join(known) or 'none'}."
                 )
-            values[key_of(quantity)] = found
-        return Measured(values, stops)
+            else:
+                values[key_of(quantity)] = found
+        return Measured(values, stops, missing)
 
 
 def _stamp(path: Path) -> list[int] | None:

@@ -1,7 +1,8 @@
 """A race among the best settings: more seeds where it is uncertain which one is best.
 
 Settings are compared with the leader by paired differences over the seeds that both have, so that what a seed does to
-every setting cancels. One leaves the race where even the upper end of the interval of its difference says "worse".
+every setting cancels. One leaves the race where even the upper end of the interval of its difference says "worse", and
+never on fewer than two common seeds: one lucky seed makes a leader, and tells nothing of the spread of a difference.
 The race is told anew from the values each time: one that left comes back where its opponent falls behind.
 """
 
@@ -14,6 +15,9 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from trb_lab.spec.search import RacingSpec
+
+FEWEST_SEEDS = 2
+"""Common seeds that a difference needs before anyone is judged by it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Verdict:
     number: int
     verdict: Literal["leader", "in", "out"]
     difference: Difference | None
-    """None for the leader, and where the values cannot tell (no seed in common, or no spread known)."""
+    """None for the leader, and where the values cannot tell: fewer than FEWEST_SEEDS in common."""
 
 
 def race(spec: RacingSpec, entrants: Sequence[Entrant], direction: str) -> list[Verdict]:
@@ -73,7 +77,8 @@ def next_replicates(
     The leader and those still in the race get the first `spec.seeds` of `seeds`, one at a time and in order: while a
     seed of a candidate is at work, the candidate waits. A seed that is neither finished nor at work is wanted, hence
     one that failed for good has to be named as pending (its candidate then gets no more) or the entrant left out.
-    Empty when the race is over, or when all that is wanted is at work. `direction` is "maximize" or "minimize".
+    With one seed a leader has everybody in the race, so that it never wins it without having been compared. Empty when
+    the race is over, or when all that is wanted is at work. `direction` is "maximize" or "minimize".
     """
     verdicts = race(spec, entrants, direction)
     running = [v.number for v in verdicts if v.verdict != "out"]
@@ -126,17 +131,14 @@ def _difference(
 ) -> Difference | None:
     """The paired difference; its spread is that of the gaps, else twice the variance of a value over seeds."""
     common = sorted(entrant.values.keys() & leader.values.keys())
-    if not common:
+    if len(common) < FEWEST_SEEDS:
         return None
     gaps = [sign * (entrant.values[seed] - leader.values[seed]) for seed in common]
-    spread, df = (stdev(gaps), len(gaps) - 1) if len(gaps) >= 2 else (0.0, 0)
+    spread, df = stdev(gaps), len(gaps) - 1
     # Scores are counts over a few hundred samples: two gaps are equal by chance, and that is no certainty.
     largest = max(abs(e.values[seed]) for e in (entrant, leader) for seed in common)
-    if spread <= 1e-12 * largest:
-        if noise is not None:
-            spread, df = math.sqrt(2) * noise.sd, noise.df
-        elif len(gaps) < 2:
-            return None
+    if spread <= 1e-12 * largest and noise is not None:
+        spread, df = math.sqrt(2) * noise.sd, noise.df
     centre = fmean(gaps)
     half = _quantile(df, confidence) * spread / math.sqrt(len(gaps))
     return Difference(centre, centre - half, centre + half)

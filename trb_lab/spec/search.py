@@ -171,6 +171,10 @@ class Constraint(Spec):
     def _bounds_something(self) -> Self:
         if self.at_most is None and self.at_least is None:
             raise ValueError("a constraint needs `at_most` or `at_least`.")
+        if self.at_most is not None and self.at_least is not None and self.at_least > self.at_most:
+            raise ValueError(
+                f"at_least {self.at_least:g} is above at_most {self.at_most:g}: nothing would be inside."
+            )
         return self
 
 

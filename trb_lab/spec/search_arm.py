@@ -14,6 +14,16 @@ from .trial_draft import TrialDraft
 
 FRESH_SEEDS_AFTER = 1
 """The first fresh seed lies so far above the largest of the sweep's."""
+NO_PART_OF_A_TRIAL = (
+    "name",
+    "resources",
+    "checkpoint",
+    "alarms",
+    "eval.at_k",
+    "rollout.block_tokens",
+    "eval.sets",
+)
+"""Keys that are left out of a trial's identity (store.identity.EXCLUDED, but for what counts by its content there)."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,41 @@ def canonical_choices(
     return found
 
 
+def repeated_choices(
+    spec: SearchSpec, built: Sequence[tuple[Mapping[str, Any], ExperimentSpec]]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(key, a value, an earlier one that builds to the same), of points that together show every choice."""
+    seen: dict[str, list[tuple[Any, Any]]] = {}
+    for point, trial in built:
+        tree = trial.model_dump(mode="json")
+        for excluded in NO_PART_OF_A_TRIAL:
+            *parents, leaf = excluded.split(".")
+            block = at_key(tree, ".".join(parents)) if parents else tree
+            block.pop(leaf)
+        for key, value in point.items():
+            known = seen.setdefault(key, [])
+            if not isinstance(spec.space[key], ChoiceParameter) or value in [v for v, _ in known]:
+                continue
+            # Values that let different parameters take part are different settings.
+            form = (_own(at_key(tree, key), key, spec), point.keys())
+            yield from ((key, value, earlier) for earlier, other in known if other == form)
+            known.append((value, form))
+
+
+def unscored(spec: SearchSpec, trials: Sequence[ExperimentSpec]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key path within `search`, what is wrong there) where `score` is wanted of trials that are never evaluated."""
+    if all(trial.eval.sets for trial in trials):
+        return
+    text = (
+        f"`{SCORE}` is the mean over the evaluation sets, and eval.sets is empty. List a set under eval.sets, or name "
+        "another metric."
+    )
+    if any(goal.metric == SCORE for goal in spec.goals):
+        yield ("objectives",) if spec.objectives else ("metric",), text
+    if SCORE in spec.constraints:
+        yield ("constraints", SCORE), text
+
+
 def _own(value: Any, key: str, spec: SearchSpec) -> Any:
     """A choice's value less what other parameters say inside it."""
     if not isinstance(value, Mapping):
@@ -205,8 +250,17 @@ def problems_of(
                 else "Leave it out."
             )
             yield at, f"cannot be searched. {advice}"
+        elif any(key == k or key.startswith(f"{k}.") for k in NO_PART_OF_A_TRIAL):
+            yield (
+                at,
+                "does not change a run's result: all settings would be one and the same run. Leave it out.",
+            )
         elif key not in keys:
             yield at, f"is no key of an experiment.{did_you_mean(key, keys)}"
+        if isinstance(parameter, ChoiceParameter):
+            values = parameter.values
+            for value in [v for i, v in enumerate(values) if v in values[:i]]:
+                yield (*at, "values"), f"{shown(value)} is there twice. Keep each value once."
         for other, wanted in parameter.when.items():
             controlling = spec.space.get(other)
             if controlling is None:

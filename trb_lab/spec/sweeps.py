@@ -18,7 +18,15 @@ from . import explain
 from .experiment import ExperimentSpec
 from .layers import Draft, Layer, dotted, leaves, nest, resolve_paths
 from .loading import read_experiment, top_mapping, try_build
-from .search_arm import SearchArm, canonical_choices, corners, problems_of, stops_of
+from .search_arm import (
+    SearchArm,
+    canonical_choices,
+    corners,
+    problems_of,
+    repeated_choices,
+    stops_of,
+    unscored,
+)
 from .shape import dotted_keys, shape_of
 from .sweep import ArmSpec, SweepSpec
 from .trial_draft import TrialDraft
@@ -134,6 +142,13 @@ class _Sweep:
                 )
             if not trials:
                 continue
+            for key, value, earlier in repeated_choices(search, trials):
+                text = (
+                    f"{explain.written(earlier)} and {explain.written(value)} are the same setting. Keep one."
+                )
+                failures.add([self._told((*at, "space", key, "values"), text)], name)
+            for place, text in unscored(search, [trial for _, trial in trials]):
+                failures.add([self._told((*at, *place), text)], name)
             try:
                 stops = stops_of(search, trials[0][1])
             except UsageError as error:
@@ -217,6 +232,11 @@ class _Sweep:
         line = self.document.lines.get(path)
         return f"{self.source}:{line}" if line else self.source
 
+    def _told(self, path: KeyPath, text: str) -> str:
+        """A problem of a key of the sweep, with the line of the key, or of the block that it would stand in."""
+        written = next((path[:i] for i in range(len(path), 0, -1) if path[:i] in self.document.lines), ())
+        return f"{self._where(written)}: {dotted(path)}: {text}"
+
     def _layer(self, values: dict[str, Any], at: KeyPath) -> Layer:
         """Overrides that stand at key path `at` of the sweep file, as a layer of the experiment."""
         depth = len(at)
@@ -286,6 +306,16 @@ def _own_problems(spec: SweepSpec, draft: Draft) -> list[str]:
         hint = did_you_mean(spec.report.reference, spec.arms)
         text = f"{spec.report.reference} is no arm of this sweep. Arms: {', '.join(spec.arms)}.{hint}"
         found.append(explain.located(draft, ("report", "reference"), text))
+    reference = spec.arms.get(spec.report.reference or "")
+    if reference is not None and reference.search is not None and not reference.grid:
+        confirming = [name for name, arm in spec.arms.items() if arm.search and arm.search.confirm]
+        if confirming:
+            text = (
+                f"{spec.report.reference} has a search and no fixed setting, so the confirmation (arm "
+                f"{', '.join(confirming)}) has nothing to be compared with. Name an arm with fixed settings, or set "
+                "search.confirm to null."
+            )
+            found.append(explain.located(draft, ("report", "reference"), text))
     keys = dotted_keys(shape_of(ExperimentSpec))
     for name, arm in spec.arms.items():
         if arm.search is not None:
