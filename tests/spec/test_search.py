@@ -277,3 +277,16 @@ def test_at_most_a_fifth_is_at_work_at_once() -> None:
     assert SearchSpec.model_validate({"space": space, "trials": 40}).most_at_once == 8
     assert SearchSpec.model_validate({"space": space, "trials": 3}).most_at_once == 1
     assert SearchSpec.model_validate({"space": space, "trials": 40, "parallel": 20}).most_at_once == 20
+
+
+def test_a_choice_may_be_null_or_a_path(tmp_path: Path) -> None:
+    space = {
+        "eval.max_new_tokens": {"kind": "choice", "values": [None, 64]},
+        "dataset.path": {"kind": "choice", "values": ["a.jsonl", "./b.jsonl"]},
+    }
+    base = {"overrides": {"dataset": {"kind": "jsonl", "path": "a.jsonl"}}}
+    arm = arm_of(tmp_path, {"space": space}, arm=base)
+    wanted = [str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    assert arm.spec.space["dataset.path"].values == wanted  # type: ignore[union-attr]
+    params = {"eval.max_new_tokens": None, "dataset.path": wanted[1]}
+    assert arm.params_of(arm.draft(0, params, 0).spec.model_dump(mode="json")) == params

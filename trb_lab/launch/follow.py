@@ -214,7 +214,7 @@ class Fleet:
         for member in self.members.values():
             if member.standing != "waiting" or mark(member.job.run_dir) == self._marks[member.run_id]:
                 continue
-            self._marks[member.run_id] = mark(member.job.run_dir)
+            # Else the mark stays: a worker that comes and goes between two looks has logged something since.
             if state_of(member.job.run_dir) == TrialState.CANCELLED:
                 self.launcher.cancel(member.run_id)
                 self._end(member, "cancelled")

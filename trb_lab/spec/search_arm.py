@@ -90,8 +90,11 @@ class SearchArm:
             value = at_key(tree, key)
             if key in self.canonical:
                 own = _own(value, key, self.spec)
-                value = next((written for written, dumped in self.canonical[key] if dumped == own), None)
-            if value is None or not parameter.contains(value):
+                chosen = [written for written, dumped in self.canonical[key] if dumped == own]
+                if not chosen:
+                    return None
+                value = chosen[0]
+            elif not parameter.contains(value):
                 return None
             params[key] = value
         return params

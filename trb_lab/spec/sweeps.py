@@ -18,6 +18,7 @@ from . import explain
 from .experiment import ExperimentSpec
 from .layers import Draft, Layer, dotted, leaves, nest, resolve_paths
 from .loading import read_experiment, top_mapping, try_build
+from .search import ChoiceParameter, SearchSpec
 from .search_arm import (
     SearchArm,
     canonical_choices,
@@ -93,6 +94,7 @@ class _Sweep:
                     "grid": {
                         key: [_resolved({key: v}, folder)[key] for v in vs] for key, vs in arm.grid.items()
                     },
+                    "search": _search_resolved(arm.search, folder),
                 }
             )
             for name, arm in spec.arms.items()
@@ -360,6 +362,21 @@ def _resolved(values: dict[str, Any], folder: Path) -> dict[str, Any]:
                 nested = nested[part]
             plain[key] = nested
     return {key: plain[key] for key in values}
+
+
+def _search_resolved(search: SearchSpec | None, folder: Path) -> SearchSpec | None:
+    """A search whose choices have their paths made absolute."""
+    if search is None:
+        return None
+    space = {
+        key: parameter.model_copy(
+            update={"values": [_resolved({key: v}, folder)[key] for v in parameter.values]}
+        )
+        if isinstance(parameter, ChoiceParameter)
+        else parameter
+        for key, parameter in search.space.items()
+    }
+    return search.model_copy(update={"space": space})
 
 
 def _flat(layers: list[Layer]) -> dict[str, Any]:
