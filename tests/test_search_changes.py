@@ -10,6 +10,8 @@ from trb_lab.store.status import state_of
 
 from .search_fakes import ASHA, SearchLab, check, once, search_lab
 
+pytestmark = pytest.mark.search
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchLab:

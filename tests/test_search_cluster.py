@@ -19,6 +19,8 @@ from .search_fakes import ASHA, STEPS, SearchLab, check, once, search_lab
 from .slurm_fakes import FakeSlurm
 from .test_sweep_cluster import PROFILE
 
+pytestmark = pytest.mark.search
+
 pytest.importorskip("submitit")
 
 

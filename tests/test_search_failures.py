@@ -11,6 +11,8 @@ from trb_lab.store.status import attempt_count, state_of
 
 from .search_fakes import ASHA, SearchLab, check, plain_loop, search_lab
 
+pytestmark = pytest.mark.search
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchLab:

@@ -12,6 +12,8 @@ from trb_lab.store.metrics import read_metrics
 
 from .search_fakes import SearchLab, check, search_lab
 
+pytestmark = pytest.mark.search
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchLab:

@@ -11,6 +11,8 @@ from trb_lab.store.status import state_of
 
 from .search_fakes import ASHA, SearchLab, check, killing, once, plain_loop, repeated, search_lab
 
+pytestmark = pytest.mark.search
+
 POINTS = [
     "driver.plan.after",
     "driver.ask.after",

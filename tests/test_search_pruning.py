@@ -18,6 +18,8 @@ from .known_function import score_after
 from .search.test_pruning import Algorithm2
 from .search_fakes import ASHA, STEPS, STOPS, SearchLab, check, once, search_lab, spec_of
 
+pytestmark = pytest.mark.search
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchLab:

@@ -14,6 +14,8 @@ from trb_lab.trial import prepare
 from .forked_workers import ForkedWorker, fork_workers, forked
 from .search_fakes import SearchLab, search_lab
 
+pytestmark = pytest.mark.search
+
 REAL_BASE = """
 name: base
 student: arith-student

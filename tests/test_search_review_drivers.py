@@ -86,10 +86,14 @@ def test_nothing_is_written_once_the_lease_is_lost(lab: SearchLab, grid: bool) -
     searches.check = lost
     jobs = quick_launcher(1)
     fleet = Fleet(jobs, [])
+
+    def drive() -> None:
+        searches.begin(fleet)
+        searches.tick(fleet)
+
     try:
         with pytest.raises(Lost):
-            searches.begin(fleet)
-            searches.tick(fleet)
+            drive()
     finally:
         jobs.close()
     assert lab.log == []
