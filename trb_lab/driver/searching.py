@@ -220,12 +220,16 @@ class Search:
 
     def _learn_known(self) -> None:
         """Settings of the arm's grid, and those that finished trials tell of, as candidates that cost nothing."""
-        have = {canonical_json(c.params) for c in self.candidates.values()}
+        known: dict[str, Candidate] = {}
+        for candidate in self.candidates.values():
+            known.setdefault(canonical_json(candidate.params), candidate)
         for origin, settings in (("grid", self._grid()), ("warm", self._warm())):
             for params in settings:
-                if canonical_json(params) not in have:
-                    have.add(canonical_json(params))
-                    self._take_up_seeds(self._propose(params, origin=origin))
+                key = canonical_json(params)
+                if key not in known:
+                    known[key] = self._propose(params, origin=origin)
+                # Also of one that is there: the grid may be new, or a driver have died before it wrote them down.
+                self._take_up_seeds(known[key])
 
     def _take_up_seeds(self, candidate: Candidate) -> None:
         """Further seeds of a known setting: those of the sweep's grid, and what has finished."""
@@ -332,7 +336,8 @@ class Search:
         if self._active:
             return False
         # One whose worker somebody stopped may still win: the next driver goes on with it first.
-        stopped = any(run.state == "interrupted" for c in self.candidates.values() for run in c.runs.values())
+        begun = [c for c in self.candidates.values() if c.state != "failed"]
+        stopped = any(run.state == "interrupted" for c in begun for run in c.runs.values())
         if not stopped and (self._promote_the_last(fleet) or self._confirm(fleet)):
             return True
         self.over = not self._active
