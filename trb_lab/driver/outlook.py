@@ -9,7 +9,7 @@ from trb_lab.driver.changes import Changes, changes_of
 from trb_lab.driver.estimate import Estimate, estimate
 from trb_lab.driver.plan import Plan
 from trb_lab.driver.search_counts import SearchCounts, count_search, counts_of
-from trb_lab.driver.searching import Search
+from trb_lab.driver.search_state import SearchState
 from trb_lab.launch.base import JobStatus
 from trb_lab.store.run_dir import Store
 
@@ -31,7 +31,7 @@ def outlook_of(
     store: Store,
     places: Mapping[str, JobStatus] | None = None,
     *,
-    searches: Sequence[Search] | None = None,
+    searches: Sequence[SearchState] | None = None,
     slots: int | None = None,
     on_gpu: bool | None = None,
 ) -> Outlook:

@@ -8,7 +8,7 @@ from typing import Any
 
 from trb_lab.driver.candidates import Candidate, SearchRun
 from trb_lab.driver.plan import PlannedSearch
-from trb_lab.driver.searching import Search, Surroundings
+from trb_lab.driver.search_state import SearchState
 from trb_lab.launch.progress import ProgressReader
 from trb_lab.store.run_dir import RunDir, Store, newest_checkpoint
 from trb_lab.store.status import TrialState
@@ -93,14 +93,14 @@ def is_open(candidate: Candidate, run: SearchRun) -> bool:
     return run.state != "paused" or run.whole or run.steps_done < candidate.allowed
 
 
-def counts_of(search: Search) -> SearchCounts:
+def counts_of(search: SearchState) -> SearchCounts:
     """A search that was read already."""
     return SearchCounts(search.planned, search.candidates, tuple(search.confirmations))
 
 
 def count_search(planned: PlannedSearch, store: Store, whole: Collection[str] = ()) -> SearchCounts:
     """Read how a search stands. `whole`: run ids that the plan wants to their end anyway."""
-    return counts_of(Search(planned, Surroundings(store, whole=whole)))
+    return counts_of(SearchState(planned, store, whole))
 
 
 def steps_done(run_dir: RunDir, state: TrialState) -> int | None:

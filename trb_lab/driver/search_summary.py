@@ -6,19 +6,19 @@ from collections import Counter
 from typing import Any
 
 from trb_lab.driver.candidates import SearchRun
-from trb_lab.driver.searching import Search
+from trb_lab.driver.search_state import SearchState
 from trb_lab.search.measures import key_of, quantities
 from trb_lab.search.racing import interval
 from trb_lab.store.run_dir import SweepDir, write_json
 
 
-def write_summary(search: Search, sweep: SweepDir, whole: bool = True) -> None:
+def write_summary(search: SearchState, sweep: SweepDir, whole: bool = True) -> None:
     """Write it, unless there is nothing to tell yet. Without `whole`, without what takes long to compute."""
     if search.candidates:
         write_json(sweep.search_summary(search.arm.name), summary(search, whole))
 
 
-def summary(search: Search, whole: bool = True) -> dict[str, Any]:
+def summary(search: SearchState, whole: bool = True) -> dict[str, Any]:
     """Everything that was tried, and what came of it. Scores are fractions of 1."""
     arm, spec = search.arm, search.spec
     names = [key_of(q) for q in quantities(spec)]
@@ -70,7 +70,7 @@ def summary(search: Search, whole: bool = True) -> dict[str, Any]:
     }
 
 
-def _candidate(search: Search, number: int, goals: dict[str, str], bounds: dict[str, str]) -> dict[str, Any]:
+def _candidate(search: SearchState, number: int, goals: dict[str, str], bounds: dict[str, str]) -> dict[str, Any]:
     candidate = search.candidates[number]
     values = {metric: candidate.values(name) for metric, name in goals.items()}
     complete = candidate.state == "complete"
@@ -98,7 +98,7 @@ def _run(run: SearchRun) -> dict[str, Any]:
     return {"run_id": run.run_id, "seed": run.seed, "state": run.state, "steps_done": run.steps_done}
 
 
-def _confirmation(search: Search, goals: dict[str, str]) -> list[dict[str, Any]]:
+def _confirmation(search: SearchState, goals: dict[str, str]) -> list[dict[str, Any]]:
     """The winners and the reference on fresh seeds: a row each."""
     rows: dict[tuple[str, int | None], list[SearchRun]] = {}
     for run in search.confirmations:
@@ -122,7 +122,7 @@ def _confirmation(search: Search, goals: dict[str, str]) -> list[dict[str, Any]]
     ]
 
 
-def _importance(search: Search) -> dict[str, dict[str, float]]:
+def _importance(search: SearchState) -> dict[str, dict[str, float]]:
     """Which parameters matter; empty where Optuna is not installed or cannot tell."""
     from trb_lab.errors import MissingExtra
     from trb_lab.search.optuna import importance
