@@ -96,16 +96,8 @@ def plan_text(
 
 def search_text(counts: SearchCounts) -> str:
     """How far a search is, and which of its settings still have something to do."""
-    arm = counts.planned.arm
-    spec, states = arm.spec, counts.states()
-    more = [(counts.known, "known before"), (counts.grid, "of the grid")]
-    beside = ", ".join(f"{count} {what}" for count, what in more if count)
-    lines = [
-        f"{arm.name}: search ({spec.sampler.kind}) of {spec.trials} settings, {counts.asked} asked for"
-        + (f" (and {beside})" if beside else "")
-        + f": {', '.join(f'{count} {state}' for state, count in states.items())}; "
-        + (f"{counts.left} more will be asked for." if counts.left else "no more will be asked for.")
-    ]
+    more = f"{counts.left} more will be asked for." if counts.left else "no more will be asked for."
+    lines = [f"{counts.sentence()}; {more}"]
     certain = counts.certain()
     if not certain:
         return f"{lines[0]}\n  {_ADAPTIVE}; nothing that was decided is left to do."

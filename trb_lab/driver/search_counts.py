@@ -56,6 +56,17 @@ class SearchCounts:
             counts[candidate.state] += 1
         return counts
 
+    def sentence(self) -> str:
+        """`trb: search (tpe) of 40 settings, 12 asked for (and 3 known before): 5 complete, 6 paused, ...`."""
+        arm = self.planned.arm
+        more = [(self.known, "known before"), (self.grid, "of the grid")]
+        beside = ", ".join(f"{count} {what}" for count, what in more if count)
+        asked = f"{self.asked} asked for" + (f" (and {beside})" if beside else "")
+        states = ", ".join(f"{count} {state}" for state, count in self.states().items())
+        return (
+            f"{arm.name}: search ({arm.spec.sampler.kind}) of {arm.spec.trials} settings, {asked}: {states}"
+        )
+
     def certain(self) -> list[tuple[str, list[SearchRun]]]:
         """What is decided already and not done: settings, with the runs that have something to do."""
         found = []

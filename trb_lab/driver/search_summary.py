@@ -70,7 +70,9 @@ def summary(search: SearchState, whole: bool = True) -> dict[str, Any]:
     }
 
 
-def _candidate(search: SearchState, number: int, goals: dict[str, str], bounds: dict[str, str]) -> dict[str, Any]:
+def _candidate(
+    search: SearchState, number: int, goals: dict[str, str], bounds: dict[str, str]
+) -> dict[str, Any]:
     candidate = search.candidates[number]
     values = {metric: candidate.values(name) for metric, name in goals.items()}
     complete = candidate.state == "complete"

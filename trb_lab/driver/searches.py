@@ -13,6 +13,7 @@ from typing import Any
 from trb_lab.driver.budget import Budget, Meter, budget_text
 from trb_lab.driver.cluster import places_of
 from trb_lab.driver.plan import Plan
+from trb_lab.driver.search_counts import counts_of
 from trb_lab.driver.search_summary import summary, write_summary
 from trb_lab.driver.searching import Search, Surroundings
 from trb_lab.launch.base import JobStatus
@@ -133,7 +134,7 @@ class Searches:
 
     def lines(self) -> list[str]:
         """How each of them stands, in a sentence."""
-        return [search_text(search) for search in self.all]
+        return [_line(search) for search in self.all]
 
     def as_json(self) -> dict[str, Any]:
         """By arm, as the summaries have it, without the candidates."""
@@ -170,17 +171,8 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def search_text(search: Search) -> str:
-    """`trb: 12 of 40 settings asked, 3 known before; 5 complete, 6 paused, 1 failed`."""
-    states = [candidate.state for candidate in search.candidates.values()]
-    counts = ", ".join(
-        f"{states.count(s)} {s}" for s in ("complete", "paused", "running", "failed") if s in states
-    )
-    known = len(states) - search.asked
-    text = f"search {search.arm.name}: {search.asked} of {search.spec.trials} settings asked"
-    text += f", {known} known before" if known else ""
-    text += f"; {counts}" if counts else ""
-    return text + (f"; stopped: {search.stopped}" if search.stopped else "")
+def _line(search: Search) -> str:
+    return counts_of(search).sentence() + (f"; stopped: {search.stopped}" if search.stopped else "")
 
 
 @dataclass
