@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,10 @@ def test_mixed_code_versions_are_flagged(tmp_path: Path) -> None:
 def test_unknown_sweep_names_the_nearest_and_all(built: Built) -> None:
     with pytest.raises(UsageError, match=r"kl_bugdet.*Did you mean 'kl_budget'\?.*Sweeps here: kl_budget"):
         build_report(built[0], "kl_bugdet")
+
+
+def test_a_table_of_the_reference_alone_compares_nothing(built: Built) -> None:
+    data = collect(built[0], "kl_budget")
+    alone = replace(data, trials=data.trials[data.trials["arm"] == data.reference_arm])
+    told = findings(alone, settings_of(alone))
+    assert not any("can be told from" in text or "there is no interval" in text for text in told)

@@ -77,6 +77,8 @@ def _versus(settings: list[Setting], reference: Setting | None, gaps: dict[str, 
         return "The sweep has no reference arm, so settings are not compared with one."
     if not reference.mean_scores():
         return f"No seed of {reference.title} has finished, so nothing can be compared with it yet."
+    if all(s.key == reference.key for s in settings):
+        return ""  # nothing beside it has a row: a search tells of its own settings
     titles = {s.key: s.title for s in settings}
     tested = {k: g.p_value for k, g in gaps.items() if g.p_value is not None}
     if not tested:
