@@ -23,6 +23,8 @@ from trb_lab.store.run_dir import read_json
 from .forked_workers import forked
 from .search_fakes import SearchLab, check, once, plain_loop, quick_launcher, search_lab
 
+pytestmark = pytest.mark.search
+
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SearchLab:

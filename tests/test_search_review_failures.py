@@ -13,6 +13,8 @@ from trb_lab.store.status import attempt_count, state_of
 from .launch.conformance import wait_for
 from .search_fakes import ASHA, SearchLab, check, search_lab
 
+pytestmark = pytest.mark.search
+
 HALTED = "Nothing more was started"
 
 

@@ -13,6 +13,8 @@ from trb_lab.bench.search_store import fill, write_sweep
 from trb_lab.search import optuna
 from trb_lab.store.run_dir import Store
 
+pytestmark = pytest.mark.search
+
 pytest.importorskip("optuna")
 
 

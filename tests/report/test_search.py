@@ -24,6 +24,8 @@ from trb_lab.report.search_tables import best_table, confirmation_table
 from trb_lab.report.tables import Row, Table
 from trb_lab.store.run_dir import Store, write_json
 
+pytestmark = pytest.mark.search
+
 Pruned = tuple[dict[str, Any], SearchSection, Path]
 ARMS = {"opd": {"label": "vanilla OPD"}, "trb": {"label": "TRB", "grid": {"warmup.kl_budget": [0.1]}}}
 SCORE = [{"metric": "score", "direction": "maximize", "over": "last"}]

@@ -20,6 +20,8 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+pytestmark = pytest.mark.search
+
 SPACE: dict[str, Any] = {
     "warmup.kl": {"kind": "float", "low": 0.01, "high": 1.0, "log": True},
     "steps": {"kind": "int", "low": 2, "high": 20, "step": 3},
@@ -307,11 +309,7 @@ def test_a_file_that_cannot_be_written(path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_two_thousand_candidates(path: Path) -> None:
     told = [replace(TOLD[i % 5], number=i) for i in range(2000)]
-    begun = time.perf_counter()
     file = StudyFile(path, "kl/trb", SPEC)
     file.update(told, over=False)
-    assert time.perf_counter() - begun < 6  # 0.5 s on a free machine
-    begun = time.perf_counter()
     file.update([*told, Told(2000, LINEAR, "running")], over=False)
-    assert time.perf_counter() - begun < 1  # 0.02 s
     assert len(load(path).get_trials()) == 2001

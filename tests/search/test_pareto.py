@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -53,7 +51,5 @@ def test_ten_thousand_points_none_of_them_dominated(goals: int) -> None:
     rows = np.abs(rng.normal(size=(10_000, goals)))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     points = dict(enumerate(map(tuple, rows.tolist())))
-    start = time.process_time()
     found = front(points, ["maximize"] * goals)
-    assert time.process_time() - start < 2  # about 0.15 on a laptop
     assert found == list(range(10_000))
