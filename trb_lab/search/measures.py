@@ -69,14 +69,16 @@ class Measures:
         self._stops = tuple(stops)
         self._cache = cache
         self._asked = [[key_of(q) for q in self._quantities], list(self._stops)]
-        self._known: dict[str, Any] = {}
+        self._known = self._kept()
         self._changed = False
+
+    def _kept(self) -> dict[str, Any]:
+        """What was read before; nothing where the cache is not there, torn, or of other questions."""
         try:
-            kept = json.loads(cache.read_text(encoding="utf-8"))
-            if kept["asked"] == self._asked:
-                self._known = kept["runs"]
+            kept = json.loads(self._cache.read_text(encoding="utf-8"))
+            return dict(kept["runs"]) if kept["asked"] == self._asked else {}
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # no cache, one of other questions, or a torn one: everything is read from the runs
+            return {}
 
     def of(self, run_dir: RunDir, eval_sets: Mapping[str, str]) -> Measured:
         """What the run's files say now. `eval_sets` are those that `score` averages: name -> fingerprint."""

@@ -30,10 +30,6 @@ class _Parameter(Spec):
     when: dict[str, Any] = {}
     """Only where other parameters have these values: key -> a value, or a list of them."""
 
-    def contains(self, value: Any) -> bool:
-        """Whether the parameter may have this value."""
-        raise NotImplementedError
-
 
 class FloatParameter(_Parameter):
     """A number between two bounds."""
@@ -50,6 +46,7 @@ class FloatParameter(_Parameter):
         return self
 
     def contains(self, value: Any) -> bool:
+        """Whether the parameter may have this value."""
         return _is_number(value) and self.low <= value <= self.high
 
 
