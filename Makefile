@@ -9,7 +9,7 @@ PYTEST_WORKERS ?= 2
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean slurm-up slurm-down slurm-demo test-slurm test-faults test-search
+.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean slurm-up slurm-down slurm-demo test-slurm test-faults test-long
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,10 +30,10 @@ smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)
 	$(BIN)/trb-lab sweep sweeps/smoke.yaml
 
 test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not search'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not long'
 
-test-search: $(STAMP)  ## Searches end to end with fake workers: killed, pruned, raced, shared (about 2 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m search
+test-long: $(STAMP)  ## What takes long, end to end with fakes: searches killed, pruned, shared; a fake Slurm (about 5 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m long
 
 test-faults: $(STAMP)  ## 100 seeded cases of faults on a fake Slurm, and 4 with real workers (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 --fault-real 4 -n $(PYTEST_WORKERS) -s

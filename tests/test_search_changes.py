@@ -10,7 +10,7 @@ from trb_lab.store.status import state_of
 
 from .search_fakes import ASHA, SearchLab, check, once, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

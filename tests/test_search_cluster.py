@@ -19,7 +19,7 @@ from .search_fakes import ASHA, STEPS, SearchLab, check, once, search_lab
 from .slurm_fakes import FakeSlurm
 from .test_sweep_cluster import PROFILE
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 pytest.importorskip("submitit")
 

@@ -11,7 +11,7 @@ from trb_lab.store.status import attempt_count, state_of
 
 from .search_fakes import ASHA, SearchLab, check, plain_loop, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from trb_lab.store.metrics import read_metrics
 
 from .search_fakes import SearchLab, check, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

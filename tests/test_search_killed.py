@@ -11,7 +11,7 @@ from trb_lab.store.status import state_of
 
 from .search_fakes import ASHA, SearchLab, check, killing, once, plain_loop, repeated, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 POINTS = [
     "driver.plan.after",

@@ -14,7 +14,7 @@ from trb_lab.store.status import attempt_count, state_of
 
 from .search_fakes import ASHA, STEPS, SearchLab, check, once, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 GRID = {"warmup.kl_budget": [0.05, 0.2], "warmup.steps": [6, 12]}
 OPD = {"overrides": {"warmup": {"kind": "opd"}}}

@@ -18,7 +18,7 @@ from .known_function import score_after
 from .search.test_pruning import Algorithm2
 from .search_fakes import ASHA, STEPS, STOPS, SearchLab, check, once, search_lab, spec_of
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from trb_lab.spec.sweeps import expand_searches
 from .known_function import final_score
 from .search_fakes import SearchLab, check, once, search_lab, spec_of
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 RACING = {"settings": 3, "seeds": 3}
 

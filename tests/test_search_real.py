@@ -14,7 +14,7 @@ from trb_lab.trial import prepare
 from .forked_workers import ForkedWorker, fork_workers, forked
 from .search_fakes import SearchLab, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 REAL_BASE = """
 name: base

@@ -16,7 +16,7 @@ from trb_lab.store.status import attempt_count, state_of
 
 from .search_fakes import ASHA, SearchLab, check, once, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 SPENT = Budget(1e-9, "cpuh")
 PLENTY = Budget(1000, "cpuh")

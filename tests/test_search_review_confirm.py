@@ -10,7 +10,7 @@ from trb_lab.driver.budget import Budget
 
 from .search_fakes import SearchLab, check, once, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 SPENT = Budget(1e-9, "cpuh")
 Confirmed = dict[tuple[str, int | None], list[int]]

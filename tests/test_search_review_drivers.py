@@ -23,7 +23,7 @@ from trb_lab.store.run_dir import read_json
 from .forked_workers import forked
 from .search_fakes import SearchLab, check, once, plain_loop, quick_launcher, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

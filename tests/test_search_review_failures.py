@@ -13,7 +13,7 @@ from trb_lab.store.status import attempt_count, state_of
 from .launch.conformance import wait_for
 from .search_fakes import ASHA, SearchLab, check, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 HALTED = "Nothing more was started"
 

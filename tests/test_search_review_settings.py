@@ -16,7 +16,7 @@ from trb_lab.store.run_dir import read_json, write_json
 
 from .search_fakes import SearchLab, check, once, search_lab
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 TINY = {"warmup.anneal": {"kind": "choice", "values": ["linear", "cosine"]}}
 GRID = {"warmup.kl_budget": [0.05], "warmup.steps": [6]}

@@ -13,7 +13,7 @@ from trb_lab.bench.search_store import fill, write_sweep
 from trb_lab.search import optuna
 from trb_lab.store.run_dir import Store
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 pytest.importorskip("optuna")
 

@@ -29,6 +29,8 @@ from trb_lab.store.status import cancel as mark_cancelled
 from ..slurm_fakes import FakeSlurm
 from .conformance import REPOSITORY, LauncherConformance, fake_command, wait_for
 
+pytestmark = pytest.mark.long
+
 LONG = {"pause": 0.05, "steps": 10_000}
 
 

@@ -24,7 +24,7 @@ from trb_lab.report.search_tables import best_table, confirmation_table
 from trb_lab.report.tables import Row, Table
 from trb_lab.store.run_dir import Store, write_json
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 Pruned = tuple[dict[str, Any], SearchSection, Path]
 ARMS = {"opd": {"label": "vanilla OPD"}, "trb": {"label": "TRB", "grid": {"warmup.kl_budget": [0.1]}}}

@@ -23,7 +23,7 @@ from trb_lab.spec.search import SearchSpec, fits
 pytest.importorskip("optuna")
 import optuna
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 SEED = 5
 COSINE = {"kind": "cosine", "end": 0.1}

@@ -20,7 +20,7 @@ import optuna
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-pytestmark = pytest.mark.search
+pytestmark = pytest.mark.long
 
 SPACE: dict[str, Any] = {
     "warmup.kl": {"kind": "float", "low": 0.01, "high": 1.0, "log": True},
