@@ -96,7 +96,7 @@ def test_every_verb_explains_itself_with_an_example(capsys: pytest.CaptureFixtur
         (["check"], "name at least one file"),
         (
             ["check", "--schema", "reports"],
-            "there is no schema 'reports'. Schemas: experiment, sweep, cluster.",
+            "there is no schema 'reports'. Schemas: experiment, sweep, cluster, report.",
         ),
         (["eval"], "name one thing to score"),
         (["models", "export", "nowhere", "out"], "'nowhere' is neither a run directory nor a run in "),

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from trb_lab import __version__
-from trb_lab.commands import diagnose, experiments, looking, models, sweeps
+from trb_lab.commands import diagnose, experiments, looking, models, reports, sweeps
 from trb_lab.errors import LabError
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 experiments.register(app)
 sweeps.register(app)
+reports.register(app)
 looking.register(app)
 app.add_typer(diagnose.app, name="diagnose")
 app.add_typer(models.app, name="models")

@@ -180,7 +180,7 @@ def test_comparisons_are_means_over_shared_seeds(ten_arms: Built) -> None:
     assert [c.value for c in row.cells[1:3]] == counts
     assert sum(int(c.value or 0) for c in row.cells[1:4]) == len(values) == PROBLEMS * len(SETS)
     assert row.cells[0].value == pytest.approx(values.mean())  # sets of equal size
-    with open(paths["problems_csv"]) as f:
+    with open(paths["problems.csv"]) as f:
         lines = [r for r in csv.DictReader(f) if r["setting"] == one.setting.key and r["set"] == "hard"]
     assert {r["problem"]: float(r["difference"]) for r in lines} == pytest.approx(
         one.differences()["hard"], abs=1e-5

@@ -115,7 +115,7 @@ def test_excerpts_stand_side_by_side_with_redrawn_tokens_marked(built: Built) ->
 
 def test_csv_holds_the_numbers_of_the_table(built: Built) -> None:
     store, paths = built
-    with open(paths["table_csv"]) as f:
+    with open(paths["scores_csv"]) as f:
         rows = {r["title"]: r for r in csv.DictReader(f)}
     data = collect(store, "kl_budget")
     expected = data.trials[data.trials["arm"] == "opd"]["score_mean"].mean()

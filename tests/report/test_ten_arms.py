@@ -91,7 +91,7 @@ def test_csv_and_text_hold_both_rules(ten_arms: Built) -> None:
     assert "Two selection rules" in text
     page = ten_arms[1]["page"].read_text()
     assert '<th scope="colgroup" colspan="5">paper&#x27;s rule</th>' in page
-    for target in ("selection", "problems", "score-and-cost"):
+    for target in ("selection", "problems", "cost", "health"):
         assert f'<h2 id="{target}">' in page
 
 

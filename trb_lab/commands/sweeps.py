@@ -1,4 +1,4 @@
-"""sweep, report: one question, many trials."""
+"""sweep: one question, many trials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     app.command()(sweep)
-    app.command()(report)
 
 
 def sweep(
@@ -147,42 +146,3 @@ def _run_here(job: Job) -> int:
         traceback.print_exc()
         return 1
     return 0
-
-
-def report(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="SWEEP", help="Name of the sweep, or its YAML.")],
-    sync: Annotated[bool, typer.Option("--sync", help="Bring MLflow up to date too.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Write tables and figures of a sweep again, from finished runs alone.
-
-    Example: trb-lab report kl_budget
-    """
-    from trb_lab.errors import UsageError, did_you_mean
-
-    store = store_of(context)
-    if name.endswith((".yaml", ".yml")):
-        from trb_lab.spec import load_sweep
-
-        name = load_sweep(name).name
-    known = [s.name for s in store.sweeps()]
-    if name not in known:
-        listed = f"Sweeps there: {', '.join(known)}." if known else "It holds no sweep yet."
-        raise UsageError(f"no sweep '{name}' in {store.root}.{did_you_mean(name, known)} {listed}")
-    from trb_lab.report import build_report
-
-    from .common import print_json
-
-    paths = build_report(store, name)
-    if sync:
-        from trb_lab.store.mlflow_mirror import sync_store
-
-        # On stderr: the report is what was asked for, and a dead server must not cost it.
-        sync_store(store, sweep=name, echo=lambda text: typer.echo(text, err=True))
-    if as_json:
-        print_json(paths)
-        return
-    typer.echo(paths["table"].read_text())
-    for path in paths.values():
-        typer.echo(path)

@@ -1,153 +1,144 @@
-"""From a sweep's name to the files of its report: the story of this room, top to bottom."""
+"""From a definition to the files of its report: the story of this room, top to bottom."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_lab.spec.report import ReportSpec
 from trb_lab.store.run_dir import Store, write_atomic
 
-from .arms import Arm, arms_of
-from .collect import SweepData, collect
-from .cost_table import cost_table
-from .excerpts import Pair, excerpts
-from .figures import build_figures
-from .items import collect_items
-from .narrative import counts, findings, shared_rows
-from .plot_style import FigureFiles
-from .problems import comparisons, problem_table, problems_csv
-from .render import to_csv, to_text
-from .search import SearchSection, search_sections
-from .selection_table import selection_table
-from .settings import Setting, reference_setting, settings_of
-from .setup_facts import changed_settings, code_versions, failures, shared_settings
-from .tables import Table, health_table, score_table
+from .collect import SweepData
+from .narrative import counts, shared_rows
+from .render import to_csv, to_html, to_markdown, to_text
+from .sections import Context, Section, make_sections
+from .setup_facts import code_versions
+from .sources import Source, open_sources
+from .tables import Table
+
+TABLE_FORMATS = {
+    "md": to_markdown,
+    "csv": to_csv,
+    "html": lambda table: to_html(table, "table") + "\n",
+}
+"""Suffix -> what writes a table so."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that the page and the Markdown file say."""
+    """Everything that the page, the Markdown file and the terminal say."""
 
-    data: SweepData
-    settings: list[Setting]
-    arms: list[Arm]
-    counts: dict[str, int]
-    findings: list[str]
-    scores: Table
-    selection: Table | None
-    problems: Table | None
-    cost: Table | None
-    health: Table
-    searches: list[SearchSection]
-    figures: list[FigureFiles]
-    pairs: list[Pair]
-    failures: list[dict[str, str]]
-    shared: dict[str, str]
-    changed: dict[str, dict[str, str]]
-    code_versions: dict[str, int]
+    spec: ReportSpec
+    sources: dict[str, Source]
+    sections: list[Section]
+    command: str
+    """How to make this report again."""
 
     @property
-    def results(self) -> list[tuple[str, Table]]:
-        """(id in the page, table) of what the arms scored."""
-        tables = {"table": self.scores, "selection": self.selection, "problems": self.problems}
-        return [(name, table) for name, table in tables.items() if table is not None]
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Label of a source -> its trials by state."""
+        return {s.label: counts(s.data) for s in self.sources.values()}
 
     @property
-    def costs(self) -> list[tuple[str, Table]]:
-        """(id in the page, table) of what it cost."""
-        tables = {"score-and-cost": self.cost, "cost": self.health}
-        return [(name, table) for name, table in tables.items() if table is not None]
+    def shared_rows(self) -> dict[str, str]:
+        """Label of a source -> `27 rows, 24 runs` where settings share trials, else empty."""
+        return {s.label: shared_rows(s.data) for s in self.sources.values()}
 
     @property
-    def shared_rows(self) -> str:
-        """`27 rows, 24 runs` where settings share trials, else empty."""
-        return shared_rows(self.data)
+    def code_versions(self) -> dict[str, int]:
+        """Label of the code -> number of trials that ran it, over all sources."""
+        found: dict[str, int] = {}
+        for source in self.sources.values():
+            for version, n in code_versions(source.data).items():
+                found[version] = found.get(version, 0) + n
+        return found
 
     @property
-    def command(self) -> str:
-        """How to make this report again."""
-        return f"trb-lab report {self.data.name}"
+    def tables(self) -> list[tuple[str, Table]]:
+        """(name, table) of every section."""
+        return [pair for section in self.sections for pair in section.tables]
 
 
-def build(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[str, Path]:
-    """Read, compute, draw, write. Returns what was written, by name."""
+def build(store: Store, spec: ReportSpec, out: Path, command: str, quiet: bool = False) -> dict[str, Path]:
+    """Read, compute, draw, write. Returns what was written, by name.
+
+    `command` is shown as the way to make the report again; `quiet` leaves out blocks without data.
+    """
     from .markdown import markdown
     from .page import page
 
-    data = collect(store, sweep_name)
-    out = out_dir or store.sweep(sweep_name).report
+    sources = open_sources(store, spec)
     out.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(data)
-    items = collect_items(store, data)
-    arms = arms_of(data, settings, items)
-    compared = comparisons(data, settings, items)
-    reference = reference_setting(settings)
-    searches = search_sections(data, store.sweep(sweep_name).path / "search", out)
-    report = Report(
-        data=data,
-        settings=settings,
-        arms=arms,
-        counts=counts(data),
-        findings=[*findings(data, settings, arms), *(s.headline for s in searches)],
-        scores=score_table(data, settings),
-        selection=selection_table(data, arms),
-        problems=problem_table(compared, reference.title if reference else ""),
-        cost=cost_table(data, settings),
-        health=health_table(data, settings),
-        searches=searches,
-        figures=build_figures(data, settings, out),
-        pairs=excerpts(store, settings),
-        failures=failures(data),
-        shared=shared_settings(data),
-        changed=changed_settings(data, settings),
-        code_versions=code_versions(data),
-    )
+    sections = make_sections(Context(store, spec, sources, out, quiet))
+    report = Report(spec, sources, _with_headlines(sections), command)
     contents = {
         "page": ("report.html", page(report)),
         "markdown": ("report.md", markdown(report)),
         "table": ("table.txt", _text(report)),
-        "table_csv": ("table.csv", to_csv(report.scores)),
-        "selection_csv": ("selection.csv", to_csv(report.selection) if report.selection else None),
-        "cost_csv": ("cost.csv", to_csv(report.cost) if report.cost else None),
-        "health_csv": ("health.csv", to_csv(report.health)),
-        "trials_csv": ("trials.csv", _trials_csv(data)),
-        "problems_csv": ("problems.csv", problems_csv(compared) if compared else None),
     }
+    for name, table in report.tables:
+        for suffix, write in TABLE_FORMATS.items():
+            contents[f"{name}_{suffix}"] = (f"tables/{name}.{suffix}", write(table))
+    for source in sources.values():
+        name = "trials" if len(sources) == 1 else f"trials-{source.name}"
+        contents[f"{name}_csv"] = (f"{name}.csv", _trials_csv(source.data))
+    for section in sections:
+        contents |= {name: (name, text) for name, text in section.files.items()}
     paths = {}
     for what, (name, text) in contents.items():
-        if text is None:  # an earlier report may have had the data for it
-            (out / name).unlink(missing_ok=True)
-            continue
         write_atomic(out / name, text)
         paths[what] = out / name
-    for section in searches:
-        for name, text in section.files.items():
-            write_atomic(out / name, text)
-            paths[name] = out / name
+    for section in sections:
+        for figure in section.figures:
+            paths[f"{figure.name}_csv"] = out / figure.csv
+    _sweep_away(out, {p.relative_to(out) for p in paths.values()}, sections)
     return paths
+
+
+def _with_headlines(sections: list[Section]) -> list[Section]:
+    """The findings, with what the searches found at their end."""
+    said = [s.headline for s in sections if s.headline]
+    findings = next((s for s in sections if s.name == "findings"), None)
+    if findings is not None:
+        findings.paragraphs.extend(said)
+    return sections
+
+
+def _sweep_away(out: Path, written: set[Path], sections: list[Section]) -> None:
+    """Remove files of our kinds that an earlier report left, for which there are no data any more."""
+    drawn = {p for s in sections for f in s.figures for p in f.paths}
+    for pattern in ("*.csv", "tables/*", "figures/*"):
+        for path in out.glob(pattern):
+            relative = path.relative_to(out)
+            if path.is_file() and not path.name.startswith(".") and relative not in written | drawn:
+                path.unlink(missing_ok=True)
 
 
 def _text(report: Report) -> str:
     """What a terminal shows: counts, tables, the findings."""
     import textwrap
 
-    told = ", ".join(f"{n} {what}" for what, n in report.counts.items() if n or what == "completed")
-    told += f" ({report.shared_rows})" if report.shared_rows else ""
+    lines = []
+    for label, found in report.counts.items():
+        told = ", ".join(f"{n} {what}" for what, n in found.items() if n or what == "completed")
+        rows = report.shared_rows[label]
+        lines.append(f"{label}: {told}" + f" ({rows})" * bool(rows))
     legend = "± 95 % interval (Student-t over seeds); * best of the column and its statistical ties"
-    words = "\n\n".join(textwrap.fill(p, 100) for p in report.findings)
-    head = f"{report.data.name}: {told}\n\n{to_text(report.scores)}{legend}"
     rules = (
         "paper: best of all settings and checkpoints tried; final: mean over settings, nothing chosen;\n"
         "fair: chosen by the other seeds on one half of the problems, scored on the other half\n"
     )
-    parts = [to_text(report.selection) + rules] if report.selection else []
-    rest = [report.problems, report.cost, report.health]
-    parts += [
-        f"{section.title}\n\n" + "\n".join(to_text(table) for _, table in section.tables)
-        for section in report.searches
-    ]
-    tables = "\n".join([*parts, *(to_text(table) for table in rest if table is not None)])
-    return f"{head}\n\n{tables}\n{words}\n"
+    parts = ["\n".join(lines)]
+    for section in report.sections:
+        if section.name.startswith("search-"):
+            parts.append(section.title + "\n\n" + "\n".join(to_text(t) for _, t in section.tables))
+            continue
+        for name, table in section.tables:
+            after = {"scores": legend + "\n", "selection": rules}.get(name, "")
+            parts.append(to_text(table) + after)
+    said = [p for s in report.sections if s.name == "findings" for p in s.paragraphs]
+    words = "\n\n".join(textwrap.fill(p, 100) for p in said)
+    return "\n\n".join([parts[0], "\n".join(parts[1:]), words]).strip() + "\n"
 
 
 def _trials_csv(data: SweepData) -> str:

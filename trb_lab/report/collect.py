@@ -84,11 +84,13 @@ class SweepData:
     checkpoints: pd.DataFrame
     timing: pd.DataFrame
     costs: pd.DataFrame
+    reference: str | None = None
+    """Arm that a report's definition names as the reference."""
 
     @property
     def reference_arm(self) -> str | None:
-        """Arm that the others are compared with: as the sweep says, else the first of kind opd."""
-        named = (self.plan.get("spec") or {}).get("report", {}).get("reference")
+        """Arm that the others are compared with: as the report or the sweep says, else the first of kind opd."""
+        named = self.reference or (self.plan.get("spec") or {}).get("report", {}).get("reference")
         if named is not None:
             return str(named)
         opd = self.trials[self.trials["kind"] == "opd"]["arm"]
@@ -101,9 +103,12 @@ def code_version(run: RunDir) -> str | None:
     return code.get("label") or code.get("commit") or code.get("version")
 
 
-def collect(store: Store, sweep_name: str) -> SweepData:
-    """Read one sweep. Raises UsageError for a name without a plan."""
-    plan = _plan(store, sweep_name)
+def collect(store: Store, sweep_name: str, reference: str | None = None) -> SweepData:
+    """Read one sweep; `reference` is the arm to compare with, in place of the sweep's own.
+
+    Raises UsageError for a name without a plan.
+    """
+    plan = read_plan(store, sweep_name)
     sets = planned_sets(plan)
     arms = (plan.get("spec") or {}).get("arms", {})
     trials, references, scores, checkpoints, costs = [], [], [], [], []
@@ -151,10 +156,12 @@ def collect(store: Store, sweep_name: str) -> SweepData:
         checkpoints=pd.DataFrame(checkpoints, columns=CHECKPOINT_COLUMNS),
         costs=pd.DataFrame(costs, columns=COST_COLUMNS),
         timing=_stacked(timing),
+        reference=reference,
     )
 
 
-def _plan(store: Store, sweep_name: str) -> dict[str, Any]:
+def read_plan(store: Store, sweep_name: str) -> dict[str, Any]:
+    """The sweep's plan.json. Raises UsageError for a name without one."""
     plan = read_json(store.sweep(sweep_name).plan) if sweep_name else None
     if plan is None:
         names = [s.name for s in store.sweeps()]

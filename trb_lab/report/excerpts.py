@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from trb_lab.spec.report import ExcerptBlock
 from trb_lab.store.run_dir import RunDir, Store
 
 from .settings import Setting, reference_setting
 
-MAX_PROMPTS = 3
 MAX_TOKENS = 400
 LIKELY, POSSIBLE = 0.5, 0.1
 """Redraw probabilities from which a token is marked strongly, and weakly."""
@@ -51,11 +51,6 @@ class Pair:
     responses: list[Excerpt]
 
 
-def step0_samples(store: Store, run_id: str) -> pd.DataFrame:
-    """The run's sampled rollouts of step 0; an empty frame where none were kept."""
-    return samples_at(store.trial(run_id), 0)
-
-
 def samples_at(run: RunDir, step: int) -> pd.DataFrame:
     """The run's sampled rollouts of a step; an empty frame where none were kept."""
     folder = run.samples
@@ -67,34 +62,44 @@ def samples_at(run: RunDir, step: int) -> pd.DataFrame:
         return pd.DataFrame()
 
 
-def excerpts(store: Store, settings: list[Setting]) -> list[Pair]:
-    """Prompts that a reference run and a run of another arm both kept at step 0.
+def excerpts(store: Store, settings: list[Setting], block: ExcerptBlock) -> list[Pair]:
+    """Prompts that runs of two arms on one seed both kept at the block's step.
 
-    The other arm is TRB where there is one, at its largest budget, where the blend shows most; else the
-    first arm with samples. Prompts are the same for all arms of a seed.
+    Where the block names no arms: the reference, and TRB where there is one, at its largest budget, where the blend
+    shows most; else the first arm with samples. Prompts are the same for all arms of a seed.
     """
-    reference = reference_setting(settings)
-    if reference is None:
-        return []
-    others = sorted(
-        (s for s in settings if s.arm != reference.arm),
-        key=lambda s: (s.kind != "trb", -(s.kl_budget or 0.0)),
-    )
-    for seed, run_id in sorted(reference.run_ids.items()):
-        base = step0_samples(store, run_id)
-        if base.empty:
-            continue
-        for other in others:
-            run = other.run_ids.get(seed)
-            rows = step0_samples(store, run) if run else base.iloc[:0]
-            sides = ((reference.title, run_id, base), (other.title, str(run), rows))
-            pairs = matched_pairs(*sides) if not rows.empty else []
-            if pairs:
-                return pairs
+    bases, others = _sides(settings, block)
+    for base in bases:
+        for seed, run_id in sorted(base.run_ids.items()):
+            first = samples_at(store.trial(run_id), block.step)
+            if first.empty:
+                continue
+            for other in others:
+                run = other.run_ids.get(seed)
+                rows = samples_at(store.trial(run), block.step) if run else first.iloc[:0]
+                sides = ((base.title, run_id, first), (other.title, str(run), rows))
+                pairs = matched_pairs(*sides, most=block.prompts) if not rows.empty else []
+                if pairs:
+                    return pairs
     return []
 
 
-def matched_pairs(*sides: tuple[str, str, pd.DataFrame], most: int = MAX_PROMPTS) -> list[Pair]:
+def _sides(settings: list[Setting], block: ExcerptBlock) -> tuple[list[Setting], list[Setting]]:
+    """The settings that the left side may be of, and those of the right side, the most telling first."""
+
+    def telling(group: list[Setting]) -> list[Setting]:
+        return sorted(group, key=lambda s: (s.kind != "trb", -(s.kl_budget or 0.0)))
+
+    if block.arms is not None:
+        left, right = ([s for s in settings if s.arm == arm] for arm in block.arms)
+        return telling(left), telling(right)
+    reference = reference_setting(settings)
+    if reference is None:
+        return [], []
+    return [reference], telling([s for s in settings if s.arm != reference.arm])
+
+
+def matched_pairs(*sides: tuple[str, str, pd.DataFrame], most: int = 3) -> list[Pair]:
     """Prompts that both sides (title, run id, samples) kept, with one response of each; `most` of them at most."""
     (_, _, first), (_, _, second) = sides
     pairs: list[Pair] = []

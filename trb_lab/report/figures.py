@@ -1,36 +1,42 @@
-"""All figures of a sweep's report: which there are, and in what order."""
+"""All figures of a report: which there are, and who draws them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .collect import SweepData
+from trb_lab.spec.report import FigureBlock
+
 from .plot_budget import budget_figure
 from .plot_cost import cost_figure
 from .plot_curves import early_figure, learning_figure
 from .plot_policy import policy_figure
 from .plot_style import FigureFiles, style
-from .settings import Setting
+from .sources import Source
 
-FIGURES = {
-    "score_by_budget": budget_figure,
-    "score_by_cost": cost_figure,
-    "learning_curves": learning_figure,
-    "trust_region": policy_figure,
-    "early_rollouts": early_figure,
+if TYPE_CHECKING:
+    from .sections import Context
+
+Draw = Callable[[Sequence[Source], FigureBlock, Path], FigureFiles | None]
+"""Draws and saves one figure of these sources into a report's folder; None where they have no data for it."""
+
+
+def _of_one(drawn: Callable[..., FigureFiles | None]) -> Draw:
+    """A figure of the first source."""
+    return lambda sources, block, out: drawn(sources[0].data, sources[0].settings, out)
+
+
+FIGURES: dict[str, Draw] = {
+    "score_by_budget": _of_one(budget_figure),
+    "score_by_cost": _of_one(cost_figure),
+    "learning_curves": _of_one(learning_figure),
+    "trust_region": _of_one(policy_figure),
+    "early_rollouts": _of_one(early_figure),
 }
-"""File name -> the function that draws it, or returns None where the sweep has no data for it."""
 
 
-def build_figures(data: SweepData, settings: list[Setting], out: Path) -> list[FigureFiles]:
-    """Draw and save what the data allow; files of a figure that cannot be drawn any more are removed."""
-    drawn = []
+def draw(context: Context, block: FigureBlock, sources: Sequence[Source]) -> FigureFiles | None:
+    """One figure in the definition's style; None where the sources have no data for it."""
     with style():
-        for name, draw in FIGURES.items():
-            figure = draw(data, settings, out)
-            if figure is not None:
-                drawn.append(figure)
-                continue
-            for suffix in ("svg", "png", "csv"):
-                (out / "figures" / f"{name}.{suffix}").unlink(missing_ok=True)
-    return drawn
+        return FIGURES[block.figure](sources, block, context.out) if block.figure in FIGURES else None

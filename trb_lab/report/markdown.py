@@ -9,31 +9,19 @@ from .render import code_span, markdown_escape, to_markdown
 if TYPE_CHECKING:
     from .build import Report
     from .plot_style import FigureFiles
-    from .search import SearchSection
+    from .sections import Section, SourceSetup
 
 
 def markdown(report: Report) -> str:
     """The whole file."""
-    told = ", ".join(
-        f"{what} {n}" for what, n in report.counts.items() if n or what in ("planned", "completed")
-    )
-    parts = [
-        f"# {markdown_escape(report.data.name)}",
-        markdown_escape(report.data.question),
-        f"Trials: {told}{f' ({report.shared_rows})' * bool(report.shared_rows)}.",
-    ]
-    parts += ["## What came out", *map(markdown_escape, report.findings)]
-    for name, table in report.results:
-        title = f"Scores: {table.title}" if name == "table" else table.title
-        parts += [f"## {markdown_escape(title)}", to_markdown(table), _notes(table.notes)]
-    for section in report.searches:
-        parts += _search(section)
-    parts += ["## Figures"] * bool(report.figures)
-    parts += map(_figure, report.figures)
-    for _, table in report.costs:
-        parts += [f"## {markdown_escape(table.title)}", to_markdown(table), _notes(table.notes)]
-    parts += _failed(report)
-    parts += ["## What each setting changes", _changes(report)]
+    parts = [f"# {markdown_escape(report.spec.title)}", markdown_escape(report.spec.question)]
+    for label, found in report.counts.items():
+        told = ", ".join(f"{what} {n}" for what, n in found.items() if n or what in ("planned", "completed"))
+        rows = report.shared_rows[label]
+        lead = f"Trials of {markdown_escape(label)}" if len(report.counts) > 1 else "Trials"
+        parts.append(f"{lead}: {told}{f' ({rows})' * bool(rows)}.")
+    for section in report.sections:
+        parts += _section(section)
     versions = ", ".join(f"{code_span(v)} ({n} trials)" for v, n in report.code_versions.items()) or "unknown"
     mixed = (
         " Mixed code versions: differences may come from the code." if len(report.code_versions) > 1 else ""
@@ -44,6 +32,27 @@ def markdown(report: Report) -> str:
         f"This report, from the run files alone:\n\n    {report.command}",
     ]
     return "\n\n".join(p.strip("\n") for p in parts if p) + "\n"
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {markdown_escape(section.title)}"] if section.title else []
+    if section.absent:
+        return [*parts, markdown_escape(section.absent)]
+    parts += map(markdown_escape, section.paragraphs)
+    for _, table in section.tables:
+        heading = f"### {markdown_escape(table.title)}" if len(section.tables) > 1 else ""
+        parts += [heading, to_markdown(table), _notes(table.notes)]
+    if section.files:
+        parts.append("Data: " + ", ".join(f"[{name}]({name})" for name in section.files) + ".")
+    parts += map(_figure, section.figures)
+    if section.failures:
+        parts.append(_failed(section.failures))
+    for setup in section.setups:
+        lead = f" ({setup.label})" * (len(section.setups) > 1)
+        parts += [f"### What each setting changes{markdown_escape(lead)}", _changes(setup)]
+    if section.pairs:
+        parts.append("The rollouts are in report.html, with the redrawn tokens marked.")
+    return parts
 
 
 def _notes(notes: list[str]) -> str:
@@ -57,29 +66,19 @@ def _figure(figure: FigureFiles) -> str:
     )
 
 
-def _search(section: SearchSection) -> list[str]:
-    parts = [f"## {markdown_escape(section.title)}", *map(markdown_escape, section.paragraphs)]
-    for _, table in section.tables:
-        parts += [f"### {markdown_escape(table.title)}", to_markdown(table), _notes(table.notes)]
-    parts.append("Data: " + ", ".join(f"[{name}]({name})" for name in section.files) + ".")
-    return parts + [_figure(figure) for figure in section.figures]
-
-
-def _failed(report: Report) -> list[str]:
-    if not report.failures:
-        return []
+def _failed(failures: list[dict[str, str]]) -> str:
     lines = []
-    for failure in report.failures:
+    for failure in failures:
         why = markdown_escape(failure["error"] or "no message")
         title = markdown_escape(failure["title"])
         lines.append(f"- {title} (`{failure['run_id']}`), {failure['state']}: {why}")
-    return ["## Trials that did not finish", "\n".join(lines)]
+    return "\n".join(lines)
 
 
-def _changes(report: Report) -> str:
+def _changes(setup: SourceSetup) -> str:
     lines = []
-    for setting in report.settings:
-        keys = report.changed[setting.key]
+    for setting in setup.settings:
+        keys = setup.changed[setting.key]
         told = ", ".join(code_span(f"{k} = {v}") for k, v in keys.items()) or "nothing"
         lines.append(f"- {markdown_escape(setting.title)}: {told}")
     return "\n".join(lines)

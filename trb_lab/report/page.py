@@ -13,12 +13,14 @@ from .render import to_html
 if TYPE_CHECKING:
     from .build import Report
 
+TABLE_SUFFIXES = ("csv", "md", "html")
 STATES = {
     "planned": "planned",
     "completed": "completed",
     "failed": "failed",
     "cancelled": "cancelled",
     "interrupted": "interrupted",
+    "paused": "paused",
     "running": "running",
     "missing": "not started",
 }
@@ -37,25 +39,21 @@ def page(report: Report) -> str:
         lstrip_blocks=True,
     )
     variables = theme_variables()
-    states = {**STATES, "planned": f"planned ({report.shared_rows})" if report.shared_rows else "planned"}
     return environment.get_template("page.html").render(
         report=report,
-        data=report.data,
-        counts=[
-            (states[k], n) for k, n in report.counts.items() if n or k in ("planned", "completed", "failed")
-        ],
+        sections=report.sections,
+        counted=[(label, _counts(report, label)) for label in report.counts],
+        suffixes=TABLE_SUFFIXES,
         # Tables and figures come from our own code and are escaped (text in figures is drawn as paths).
-        results=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.results],
-        searches=[
-            (
-                section,
-                [(table, Markup(to_html(table, f"{name}-rows"))) for name, table in section.tables],
-                [(f, Markup(themed_svg(f))) for f in section.figures],
-            )
-            for section in report.searches
-        ],
-        costs=[(name, table, Markup(to_html(table, f"{name}-rows"))) for name, table in report.costs],
-        figures=[(f, Markup(themed_svg(f))) for f in report.figures],
+        table_html=lambda table, name: Markup(to_html(table, f"{name}-rows")),
+        figure_svg=lambda figure: Markup(themed_svg(figure)),
         light="".join(f"{name}:{light};" for name, (light, _) in variables.items()),
         dark="".join(f"{name}:{dark};" for name, (_, dark) in variables.items()),
     )
+
+
+def _counts(report: Report, label: str) -> list[tuple[str, int]]:
+    rows = report.shared_rows[label]
+    states = {**STATES, "planned": f"planned ({rows})" if rows else "planned"}
+    found = report.counts[label]
+    return [(states[k], n) for k, n in found.items() if n or k in ("planned", "completed", "failed")]

@@ -78,6 +78,11 @@ class FigureFiles:
     csv: Path
     svg_text: str
 
+    @property
+    def paths(self) -> list[Path]:
+        """All its files."""
+        return [self.svg, self.png, self.csv]
+
 
 @contextmanager
 def style() -> Iterator[None]:

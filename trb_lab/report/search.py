@@ -39,12 +39,6 @@ def search_sections(data: SweepData, folder: Path, out: Path) -> list[SearchSect
     with style():
         found = read_searches(folder, arms, data.plan.get("searches") or {})
         sections = [_section(s, data, out) for s in found]
-    kept = {out / name for section in sections for name in section.files}
-    kept |= {out / path for section in sections for f in section.figures for path in (f.svg, f.png, f.csv)}
-    for pattern in ("search_*.csv", "confirmation_*.csv", "figures/search_*"):
-        for path in out.glob(pattern):
-            if path not in kept:
-                path.unlink(missing_ok=True)
     return sections
 
 

@@ -26,12 +26,19 @@ class Cell:
     value: float | None = None
     half_width: float | None = None
     bold: bool = False
+    """The best of its column, or not significantly worse."""
     note: str = ""
+    second: bool = False
+    """The highest mean of its column that is not bold: underlined."""
+    mark: str = ""
+    """Follows the value as a superscript; the table's notes say what it means."""
+    run_ids: tuple[str, ...] = ()
+    """The runs that the value was made from; empty where the row's are."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table. `kind` is `reference` (teacher, untrained student), `baseline` or `arm`."""
+    """A line of a table. `kind` is `reference` (teacher, untrained student), `baseline`, `arm` or `published`."""
 
     title: str
     kind: str
@@ -53,6 +60,10 @@ class Table:
     groups: list[tuple[str, int]] = field(default_factory=list)
     head: str = "setting"
     """What a row is."""
+    flags: dict[str, str] = field(default_factory=dict)
+    """Column -> mark of its heading (runs of several code versions, say), which the notes explain."""
+    caption: str = ""
+    """What LaTeX says above the table; empty takes the title."""
 
 
 def percent(value: float) -> str:

@@ -30,10 +30,13 @@ def load_experiment(path: Path | str, sets: Sequence[str] = ()) -> ExperimentSpe
     return build(draft)
 
 
-def kind_of_file(path: Path | str) -> Literal["experiment", "sweep"]:
-    """What a YAML file describes, told by its keys: a sweep has `arms` or `base`."""
+def kind_of_file(path: Path | str) -> Literal["experiment", "sweep", "report"]:
+    """What a YAML file describes, told by its keys: a sweep has `arms` or `base`, a report `blocks` or `sources`."""
     value = read(Path(path)).value
-    return "sweep" if isinstance(value, dict) and ("arms" in value or "base" in value) else "experiment"
+    keys = value.keys() if isinstance(value, dict) else ()
+    if "blocks" in keys or "sources" in keys:
+        return "report"
+    return "sweep" if "arms" in keys or "base" in keys else "experiment"
 
 
 def read_experiment(path: Path) -> Draft:

@@ -18,12 +18,13 @@ from trb_lab.errors import UsageError
 
 from .cluster import ClusterProfile
 from .experiment import ExperimentSpec
+from .report import ReportSpec
 from .shape import dotted_keys, shape_of
 from .sweep import SweepSpec
 
 FOLDER = Path(__file__).parent / "schemas"
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-SchemaName = Literal["experiment", "sweep", "cluster"]
+SchemaName = Literal["experiment", "sweep", "cluster", "report"]
 NAMES: tuple[SchemaName, ...] = get_args(SchemaName)
 
 
@@ -44,7 +45,7 @@ class _Generator(GenerateJsonSchema):
 
 
 def json_schema(name: str) -> dict[str, Any]:
-    """The schema of `experiment`, `sweep` or `cluster` files. Raises UsageError for another name."""
+    """The schema of `experiment`, `sweep`, `cluster` or `report` files. Raises UsageError for another name."""
     if name == "experiment":
         schema = _sparse(ExperimentSpec.model_json_schema(schema_generator=_Generator))
         extends = {
@@ -54,6 +55,10 @@ def json_schema(name: str) -> dict[str, Any]:
         schema["properties"] = {"extends": extends, **schema["properties"]}
     elif name == "sweep":
         schema = _sweep_schema()
+    elif name == "report":
+        schema = _sparse(ReportSpec.model_json_schema(schema_generator=_Generator))
+        extends = {"type": "string", "description": "Report that this one changes, relative to this file."}
+        schema["properties"] = {"extends": extends, **schema["properties"]}
     elif name == "cluster":
         schema = _sparse(ClusterProfile.model_json_schema(schema_generator=_Generator))
         extends = {"type": "string", "description": "Profile that this one changes, relative to this file."}

@@ -5,6 +5,8 @@ Layout of a store (default `./runs`, or $TRB_LAB_STORE, or --store):
     trials/<run_id>/            a run directory, shared by every sweep that plans the same trial
     references/<run_id>/        evaluations of untrained models (same file names)
     sweeps/<name>/              plan.json, search/, driver.lock, report/, mlflow.json
+    reports/<name>/             reports of definitions
+    diagnostics/<name>/         what `trb-lab diagnose` found
     slurm/<token>/              a batch of trials on Slurm: batch.json and the files of its jobs
     mlflow.db, mlartifacts/     the MLflow view
 
@@ -253,6 +255,14 @@ class Store:
 
     def sweep(self, name: str) -> SweepDir:
         return SweepDir(self.root / "sweeps" / name)
+
+    def report(self, name: str) -> Path:
+        """Folder of the report of a definition; a sweep's own is in its directory."""
+        return self.root / "reports" / name
+
+    def diagnostic(self, name: str) -> Path:
+        """Folder of a diagnostic's result."""
+        return self.root / "diagnostics" / name
 
     def sweeps(self) -> list[SweepDir]:
         """Every sweep with a plan, by name."""

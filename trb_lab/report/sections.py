@@ -1,0 +1,200 @@
+"""What each block of a report's definition becomes: one section, before any format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trb_lab.spec.report import (
+    Block,
+    ExcerptBlock,
+    FailuresBlock,
+    FigureBlock,
+    FindingsBlock,
+    ReportSpec,
+    SearchBlock,
+    SetupBlock,
+    TableBlock,
+    TextBlock,
+    block_name,
+)
+from trb_lab.store.run_dir import Store
+
+from .cost_table import cost_table
+from .excerpts import Pair, excerpts
+from .figures import draw
+from .narrative import findings
+from .plot_style import FigureFiles
+from .problems import problem_table, problems_csv
+from .search import search_sections
+from .selection_table import selection_table
+from .settings import Setting
+from .setup_facts import changed_settings, failures, shared_settings
+from .sources import Source
+from .tables import Table, health_table, score_table
+
+
+@dataclass(frozen=True)
+class SourceSetup:
+    """What one source's trials are."""
+
+    label: str
+    source: Source
+    settings: list[Setting]
+    changed: dict[str, dict[str, str]]
+    shared: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report. Only what its block makes is filled."""
+
+    name: str
+    """Anchor in the page, and the name of its files."""
+    title: str
+    nav: str = ""
+    """Its name in the page's navigation; empty takes the title."""
+    paragraphs: list[str] = field(default_factory=list)
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+    """(name of its files, table)."""
+    figures: list[FigureFiles] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    setups: list[SourceSetup] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Further files: name -> text."""
+    headline: str = ""
+    """The answer in one paragraph, for the findings (searches)."""
+    absent: str = ""
+    """Why there is nothing to show, where there is nothing."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What sections are made from."""
+
+    store: Store
+    spec: ReportSpec
+    sources: dict[str, Source]
+    out: Path
+    quiet: bool = False
+    """Leave out blocks that have no data, as a sweep's own report does; else they say why."""
+
+    def chosen(self, block: Block) -> list[Source]:
+        """The block's sources, all where it names none."""
+        return [self.sources[name] for name in block.sources or self.sources]
+
+
+def make_sections(context: Context) -> list[Section]:
+    """The report's parts in the order of the definition."""
+    found: list[Section] = []
+    for block in context.spec.blocks:
+        for section in _make(context, block):
+            if not (section.absent and context.quiet):
+                found.append(section)
+    return found
+
+
+def _make(context: Context, block: Block) -> list[Section]:
+    name, sources = block_name(block), context.chosen(block)
+    if isinstance(block, TextBlock):
+        paragraphs = [" ".join(p.split()) for p in block.text.split("\n\n") if p.strip()]
+        return [Section(name, block.title or "", paragraphs=paragraphs)]
+    if isinstance(block, FindingsBlock):
+        return [_findings(block, name, sources)]
+    if isinstance(block, TableBlock):
+        return _tables(context, block, name, sources)
+    if isinstance(block, FigureBlock):
+        figure = draw(context, block, sources)
+        if figure is None:
+            return [Section(name, block.title or name, absent="The runs hold no data for this figure.")]
+        return [Section(name, block.title or figure.title, figures=[figure])]
+    if isinstance(block, ExcerptBlock):
+        return [_excerpts(context, block, name, sources)]
+    if isinstance(block, SearchBlock):
+        return _searches(context, sources)
+    if isinstance(block, FailuresBlock):
+        rows = [row for s in sources for row in failures(s.data)]
+        absent = "" if rows else "Every trial finished."
+        return [
+            Section(
+                name, block.title or "Trials that did not finish", "Failures", failures=rows, absent=absent
+            )
+        ]
+    assert isinstance(block, SetupBlock)
+    setups = [
+        SourceSetup(s.label, s, s.settings, changed_settings(s.data, s.settings), shared_settings(s.data))
+        for s in sources
+    ]
+    return [Section(name, block.title or "Setup", setups=setups)]
+
+
+def _findings(block: FindingsBlock, name: str, sources: Sequence[Source]) -> Section:
+    told = []
+    for source in sources:
+        lead = f"{source.label}: " * (len(sources) > 1)
+        told += [lead + p for p in findings(source.data, source.settings, source.arms)]
+    return Section(name, block.title or "What came out", paragraphs=told)
+
+
+SourceTable = Callable[[Source], Table | None]
+SOURCE_TABLES: dict[str, SourceTable] = {
+    "scores": lambda s: score_table(s.data, s.settings),
+    "selection": lambda s: selection_table(s.data, s.arms),
+    "problems": lambda s: problem_table(s.comparisons, s.reference.title if s.reference else ""),
+    "cost": lambda s: cost_table(s.data, s.settings),
+    "health": lambda s: health_table(s.data, s.settings),
+}
+"""Name of a table of one source -> what makes it, or gives None where the sweep has no data for it."""
+NAV = {"scores": "Scores", "selection": "Selection rules", "problems": "Problem by problem"}
+
+
+def _tables(context: Context, block: TableBlock, name: str, sources: Sequence[Source]) -> list[Section]:
+    if block.table == "results":
+        from .results import results_table
+
+        table = results_table(sources, block, context.spec)
+        return [Section(name, block.title or table.title, tables=[(name, table)])]
+    made = [(s, SOURCE_TABLES[block.table](s)) for s in sources]
+    several = len(made) > 1
+    sections = []
+    for source, table in made:
+        own = f"{name}-{source.name}" if several else name
+        if table is None:
+            sections.append(Section(own, block.title or name, absent="The runs hold no data for this table."))
+            continue
+        title = block.title or (f"Scores: {table.title}" if block.table == "scores" else table.title)
+        title += f" ({source.label})" * several
+        files = {}
+        if block.table == "problems":
+            files[f"{own}.csv"] = problems_csv(source.comparisons)
+        sections.append(Section(own, title, NAV.get(block.table, ""), tables=[(own, table)], files=files))
+    return sections
+
+
+def _excerpts(context: Context, block: ExcerptBlock, name: str, sources: Sequence[Source]) -> Section:
+    pairs = [pair for s in sources for pair in excerpts(context.store, s.settings, block)]
+    absent = "" if pairs else "No two arms have kept rollouts to the same prompt at this step."
+    which = "first step" if block.step == 0 else f"step {block.step}"
+    title = block.title or f"Rollouts of the {which}"
+    return Section(name, title, pairs=pairs, absent=absent)
+
+
+def _searches(context: Context, sources: Sequence[Source]) -> list[Section]:
+    found = []
+    for source in sources:
+        folder = context.store.sweep(source.data.name).path / "search"
+        for s in search_sections(source.data, folder, context.out):
+            found.append(
+                Section(
+                    s.anchor,
+                    s.title,
+                    paragraphs=s.paragraphs,
+                    tables=s.tables,
+                    figures=s.figures,
+                    files=s.files,
+                    headline=s.headline,
+                )
+            )
+    return found
