@@ -51,11 +51,14 @@ CURVE_COLUMNS = (
     "rollout/reward",
     "rollout/length_mean",
     "rollout/truncated_share",
+    "rollout/support_auroc",
+    "train/reverse_kl",
     "policy/schedule",
     "policy/kl_mean",
     "policy/beta_mean",
     "policy/redraw_rate",
     "policy/teacher_entropy",
+    "policy/teacher_logprob",
 )
 """What a report reads of metrics.jsonl besides scores; the rest would fill the memory for nothing."""
 
