@@ -81,8 +81,9 @@ def _kept(data: SweepData, source: SourceSpec, name: str) -> SweepData:
     arms = list(dict.fromkeys(t["arm"] for t in plan))
     for arm in [*(source.arms or ()), *([source.reference] if source.reference else ())]:
         if arm not in arms:
+            hint = did_you_mean(arm, arms)
             raise UsageError(
-                f"sources.{name}: the sweep {data.name} has no arm '{arm}'.{did_you_mean(arm, arms)} Arms: {', '.join(arms)}."
+                f"sources.{name}: {data.name} has no arm '{arm}'.{hint} Arms: {', '.join(arms)}."
             )
     wanted = {key: value if isinstance(value, list) else [value] for key, value in source.where.items()}
     keep = [_fits(t, source, wanted) for t in plan]

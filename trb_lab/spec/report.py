@@ -136,8 +136,8 @@ class TableBlock(_Block):
     columns: list[str] | None = None
     """results: evaluation sets, and `mean`, `difference`, `seeds`, `tried`; null takes all."""
     rule: Rule = "fair"
-    """results: which checkpoint and setting of an arm counts: `paper` (the best of all, and its own score), `fair` (chosen
-    on other seeds and problems than it is scored on), `final` (mean over settings at the end, nothing chosen).
+    """results: which checkpoint and setting of an arm counts: `paper` (the best of all, and its own score), `fair`
+    (chosen on other seeds and problems than it is scored on), `final` (mean over settings at the end, nothing chosen).
     """
     published: PublishedSpec | None = None
     """results: rows to compare with."""
@@ -153,11 +153,11 @@ class FigureBlock(_Block):
     arms: list[str] | None = None
     """Arms that are drawn; null takes all."""
     settings: list[str] | None = None
-    """Settings that are drawn, as tables call them (`kl_budget=0.05 steps=25`); null leaves the choice to the figure."""
+    """Settings that are drawn, as tables call them (`kl_budget=0.05 steps=25`); null leaves it to the figure."""
     steps: int | None = Field(None, ge=1)
-    """First steps that are drawn, for figures of the beginning (support_reward: 25); null is the figure's own choice."""
+    """First steps that are drawn, for figures of the beginning; null is the figure's own choice."""
     diagnostic: str | list[str] | None = None
-    """continuation_gain: name of the diagnostic (a folder of the store's diagnostics/); of several, the first found."""
+    """continuation_gain: name of the diagnostic (a folder in diagnostics/); of several, the first found."""
 
 
 class ExcerptBlock(_Block):
