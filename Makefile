@@ -32,7 +32,7 @@ smoke: $(STAMP)  ## The same path with a few steps (about 2 minutes)
 test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not long'
 
-test-long: $(STAMP)  ## What takes long, end to end with fakes: searches killed, pruned, shared; a fake Slurm (about 5 minutes)
+test-long: $(STAMP)  ## What takes long, end to end with fakes: searches, clusters, faults, a fake Slurm (about 8 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m long
 
 test-faults: $(STAMP)  ## 100 seeded cases of faults on a fake Slurm, and 4 with real workers (about 10 minutes)

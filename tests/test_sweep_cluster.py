@@ -26,6 +26,7 @@ from .slurm_fakes import FakeSlurm
 from .sweep_fakes import TESTS, Lab, patch
 
 pytest.importorskip("submitit")
+pytestmark = pytest.mark.long
 LONG = {"": {"pause": 0.05, "steps": 10_000}, "teacher": {}, "student": {}}
 PROFILE = """
 name: fake

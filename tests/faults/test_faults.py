@@ -11,6 +11,8 @@ from .case import Case
 from .catalogue import Scenario, draw
 from .undisturbed import mlflow_shows_one_finished_run_each
 
+pytestmark = pytest.mark.long
+
 
 def test_a_sweep_survives(
     scenario: Scenario,
