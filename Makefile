@@ -9,7 +9,7 @@ PYTEST_WORKERS ?= 2
 STAMP = $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean slurm-up slurm-down slurm-demo test-slurm test-faults test-long
+.PHONY: help install sweep test smoke lint format schemas pair smollm2 ui clean slurm-up slurm-down slurm-demo test-slurm test-faults test-long test-browser
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
 
 test-long: $(STAMP)  ## What takes long, end to end with fakes: searches, clusters, faults, a fake Slurm (about 8 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m long
+
+test-browser: $(STAMP)  ## What needs chromium and LaTeX: the page, LaTeX tables, MLflow's UI (about 2 minutes)
+	tests/browser/install
+	OMP_NUM_THREADS=1 TRB_LAB_TEST_BROWSER=1 $(BIN)/python -m pytest -m browser tests/browser -s
 
 test-faults: $(STAMP)  ## 100 seeded cases of faults on a fake Slurm, and 4 with real workers (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 --fault-real 4 -n $(PYTEST_WORKERS) -s

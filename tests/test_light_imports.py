@@ -36,8 +36,9 @@ STORE = "\n".join(
         "from trb_lab.spec import expand_sweep; expand_sweep('sweeps/kl_budget.yaml')",
         "import trb_lab.check",
         "import trb_lab.trial",
+        "import trb_lab as lab, trb_lab.notebook; lab.runs; lab.sweeps; lab.report",
     ],
-    ids=["spec", "store", "expand", "check", "trial"],
+    ids=["spec", "store", "expand", "check", "trial", "notebook"],
 )
 def test_no_heavy_package(code: str) -> None:
     assert not loaded(code) & HEAVY

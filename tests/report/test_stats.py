@@ -152,3 +152,64 @@ def test_differences_without_spread_are_no_part_of_the_noise() -> None:
     assert same.p_value is None
     assert pooled_sd([same, real]) == pooled_sd([real])
     assert pooled_sd([same]) is None
+
+
+def test_holm_is_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    rng = np.random.default_rng(4)
+    for n in (1, 2, 7, 30):
+        values = (rng.random(n) ** 3).tolist()
+        found = holm({str(i): p for i, p in enumerate(values)})
+        expected = multipletests(values, method="holm")[1]
+        assert [found[str(i)] for i in range(n)] == pytest.approx(expected.tolist())
+
+
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_seeds_needed_is_statsmodels(level: float) -> None:
+    from statsmodels.stats.power import TTestPower
+
+    for effect in (0.4, 0.8, 1.5, 3.0):
+        expected = TTestPower().solve_power(effect_size=effect, alpha=level, power=0.8)
+        found = seeds_needed(1.0, effect, level=level)
+        assert found == max(2, math.ceil(float(np.squeeze(expected)) - 1e-6))
+
+
+@pytest.mark.parametrize("level", [0.1, 0.01])
+def test_intervals_follow_the_level(level: float) -> None:
+    a, b = {0: 0.61, 1: 0.64, 2: 0.60}, {0: 0.60, 1: 0.61, 2: 0.57}
+    gap = difference(a, b, level)
+    low = reference.ttest_rel(list(a.values()), list(b.values())).confidence_interval(1 - level).low
+    assert gap is not None
+    assert gap.half_width == pytest.approx(gap.mean - low)
+    assert gap.significant == (gap.p_value < level)
+    unpaired = difference(a, {7: 0.5, 8: 0.52}, level)
+    low = (
+        reference.ttest_ind(list(a.values()), [0.5, 0.52], equal_var=False).confidence_interval(1 - level).low
+    )
+    assert unpaired is not None
+    assert unpaired.half_width == pytest.approx(unpaired.mean - low)
+    assert normal_interval(0.5, 0.1, level=level).half_width == pytest.approx(
+        0.1 * reference.norm.isf(level / 2)
+    )
+
+
+def test_bold_is_corrected_for_the_column_and_the_second_is_below_it() -> None:
+    """One p-value of 4 % among five is no difference once five are corrected for."""
+    base = np.array([0.70, 0.71, 0.72, 0.705])
+    rng = np.random.default_rng(11)
+    scores = {f"tied{i}": dict(enumerate(base - 0.004 + 0.02 * rng.normal(size=4))) for i in range(4)}
+    scores["best"] = dict(enumerate(base + 0.02))
+    scores["near"] = dict(enumerate(base + 0.02 - np.array([0.01, 0.012, 0.035, 0.03])))
+    scores["far"] = dict(enumerate(base - 0.3 + np.array([0.0, 0.001, 0.002, 0.0])))
+    scores["farther"] = dict(enumerate(base - 0.4 + np.array([0.0, 0.001, 0.002, 0.0])))
+    scores["single"] = {0: 0.6}
+    p_value = reference.ttest_rel(list(scores["best"].values()), list(scores["near"].values())).pvalue
+    assert 0.01 < p_value < 0.05
+    plain, corrected = best_with_ties(scores, correction="none"), best_with_ties(scores)
+    assert plain.best == corrected.best == "best"
+    assert "near" not in plain.ties
+    assert "near" in corrected.ties
+    assert corrected.second == "far"
+    assert best_with_ties({"a": {0: 0.2}, "b": {0: 0.3}}).second == "b"
+    assert best_with_ties({"a": {0: 0.2, 1: 0.3}, "b": {0: 0.1}}).second is None

@@ -201,7 +201,7 @@ def test_no_interval_leaves_the_axes() -> None:
         Interval(0.2, None, 1),
         Interval(0.02, 0.1, 3),
     ]
-    rows = [{"pass_at_1": v.mean, "half_width_95": v.half_width, "num_seeds": v.n} for v in intervals]
+    rows = [{"pass_at_1": v.mean, "half_width": v.half_width, "num_seeds": v.n} for v in intervals]
     low, high = limits(rows)
     below, above = bars(intervals)
     for v, down, up in zip(intervals, below, above, strict=True):

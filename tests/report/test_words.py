@@ -10,8 +10,10 @@ import pytest
 from tests.report.synthetic import write_store
 from trb_lab.report import build_report
 from trb_lab.report.collect import collect
-from trb_lab.report.plot_curves import drawn_settings, learning_figure
-from trb_lab.report.plot_style import style
+from trb_lab.report.plot_curves import drawn_settings
+from trb_lab.report.plot_learning import learning_figure
+from trb_lab.report.plot_request import Request
+from trb_lab.report.plot_venue import style
 from trb_lab.report.render import code_span
 from trb_lab.report.settings import Setting, reference_setting, settings_of
 from trb_lab.report.setup_facts import changed_settings
@@ -86,7 +88,7 @@ def test_curves_and_table_have_one_reference(tmp_path: Path, lower: int | None) 
     assert drawn_settings(data, settings)[0].key == keys[0]
     assert [r.kind for r in score_table(data, settings).rows[2:]] == ["baseline", "arm", "arm"]
     with style():
-        figure = learning_figure(data, settings, tmp_path)
+        figure = learning_figure(data, settings, Request(tmp_path, "learning_curves"))
     assert figure is not None
     with open(tmp_path / figure.csv) as f:
         gaps = {row["setting"] for row in csv.DictReader(f) if row["value"] == "difference"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trb_lab.errors import LabError
-from trb_lab.store.metrics import MetricsWriter, NonFiniteMetric, read_metrics
+from trb_lab.store.metrics import MetricsWriter, NonFiniteMetric, parser, read_metrics
 
 
 @pytest.fixture
@@ -73,3 +75,31 @@ def test_a_broken_line_inside_is_an_error(path: Path) -> None:
     with pytest.raises(LabError, match="is not JSON"):
         read_metrics(path)
     assert read_metrics(path.with_name("missing.jsonl")) == []
+
+
+def test_lines_read_the_same_with_and_without_orjson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("orjson")
+    path = tmp_path / "metrics.jsonl"
+    numbers = [0.1, 1 / 3, 1e-300, 5e-324, 1.7976931348623157e308, -0.0, 3, 2**53 + 1, 123456789.123456789]
+    with MetricsWriter(path) as writer:
+        for step, number in enumerate(numbers):
+            writer.write({"step": step, "x": number, "nested": {"names": ["a", "é", "\u2028"], "none": None}})
+    fast = read_metrics(path)
+    assert parser() is not json.loads
+    monkeypatch.setitem(sys.modules, "orjson", None)
+    parser.cache_clear()
+    try:
+        assert parser() is json.loads
+        plain = read_metrics(path)
+    finally:
+        parser.cache_clear()
+    assert [list(map(repr, line.values())) for line in fast] == [
+        list(map(repr, line.values())) for line in plain
+    ]
+
+
+def test_what_only_json_reads_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "x": NaN}\n')
+    (line,) = read_metrics(path)
+    assert math.isnan(line["x"])

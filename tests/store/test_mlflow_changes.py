@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 
-from trb_lab.store import locks
+from trb_lab.store import locks, mlflow_stream
 from trb_lab.store.mlflow_mirror import sync_store
-from trb_lab.store.mlflow_rows import in_batches, new_timing
+from trb_lab.store.mlflow_rows import new_timing
+from trb_lab.store.mlflow_stream import MetricStream
+from trb_lab.store.mlflow_tracking import MetricRow
 from trb_lab.store.run_dir import RunDir, Store
 from trb_lab.store.status import begin_attempt, cancel, end_attempt
 
@@ -131,13 +135,39 @@ def test_a_step_done_again_has_one_row_of_clocks(mirrored: Store) -> None:
     assert counts(mirrored) == before
 
 
-def test_batches_of_clocks_go_on_where_the_last_one_ended() -> None:
+def test_batches_of_clocks_go_on_where_the_last_one_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever dies between two batches goes on from the entry's notes, and no row is lost or doubled."""
     lines = [(n + 1, timing_line(step)) for n, step in enumerate([0, 1, 2, 1, 2, 3])]
-    batches = list(in_batches(new_timing(lines, -1), 2 * len(timing_line(0)["seconds"]) + 4))
-    assert [sorted({row.step for row in batch}) for _, batch in batches] == [[0, 1], [2, 3]]
-    for offset, batch in batches:
-        rest = [row.step for _, rows in new_timing(lines[offset:], batch[-1].step) for row in rows]
-        assert set(rest) == set(range(batch[-1].step + 1, 4))
+    wanted = [row for _, made in new_timing(lines, -1) for row in made]
+    for size in range(1, len(wanted) + 1):
+        monkeypatch.setattr(mlflow_stream, "METRICS_A_CALL", size)
+        for deaths in range(1, 4):
+            taken: list[MetricRow] = []
+            entry = {"timing_offset": 0, "timing_step": -1}
+            for last in (deaths, None):
+                server = FakeServer(taken, last)
+                stream = MetricStream(server, "run", entry)
+                start = entry["timing_offset"]
+                with suppress(ConnectionError):
+                    for offset, made in new_timing(lines[start:], entry["timing_step"]):
+                        notes = {"timing_step": made[-1].step} if made else {}
+                        stream.add(made, timing_offset=offset, **notes)
+                    stream.flush()
+            assert list(dict.fromkeys(taken)) == wanted
+            assert entry == {"timing_offset": 6, "timing_step": 3}
+
+
+class FakeServer:
+    """Takes batches of rows, `last` of them at most."""
+
+    def __init__(self, taken: list[MetricRow], last: int | None) -> None:
+        self.taken, self.left = taken, last
+
+    def log_metrics(self, run_id: str, rows: list[MetricRow]) -> None:
+        if self.left == 0:
+            raise ConnectionError("gone")
+        self.left = None if self.left is None else self.left - 1
+        self.taken.extend(rows)
 
 
 def test_rows_that_share_a_trial(mirrored: Store) -> None:

@@ -49,15 +49,15 @@ def test_a_store_that_dies_half_way(mirrored: Store, monkeypatch: pytest.MonkeyP
         completed_run(mirrored, f"a-s{seed}", seed=seed)
     real, calls = mlflow_tracking.Tracking.log_metrics, []
 
-    def dies_at_fourth(self: Any, *arguments: Any) -> None:
+    def dies_at_second(self: Any, *arguments: Any) -> None:
         calls.append(1)
-        if len(calls) >= 4:
+        if len(calls) >= 2:
             raise ConnectionError("gone")
         real(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_tracking.Tracking, "log_metrics", dies_at_fourth)
-        patch.setattr(mlflow_tracking.Tracking, "answers", lambda self: len(calls) < 4)
+        patch.setattr(mlflow_tracking.Tracking, "log_metrics", dies_at_second)
+        patch.setattr(mlflow_tracking.Tracking, "answers", lambda self: len(calls) < 2)
         status = sync_store(mirrored)
         assert (status.ok, status.reason) == (False, "unreachable: ConnectionError: gone")
     assert sync_store(mirrored).ok

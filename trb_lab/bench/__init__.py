@@ -33,6 +33,14 @@ BENCHES = {
     "search": Bench(
         "seconds to take up a search of 100 to 10,000 settings, and to ask for the next one", ("repeats",)
     ),
+    "report": Bench(
+        "seconds and memory of a sweep's report, by phase, against only reading its files",
+        ("runs", "repeats"),
+    ),
+    "mirror": Bench(
+        "values a second into a fresh MLflow database, against a bare loop of log_batch; kill and resume",
+        ("runs",),
+    ),
 }
 """Name -> what it measures and takes. Each is the module of that name, with `run(options) -> Result`."""
 

@@ -29,6 +29,8 @@ class Options:
     new_tokens: int | None = None
     eps: tuple[float, ...] = ()
     repeats: int | None = None
+    runs: int | None = None
+    """Runs of a made-up sweep."""
 
     def given(self) -> list[str]:
         """Names of the options that were asked for."""
@@ -44,7 +46,7 @@ class Options:
             raise UsageError(
                 f"--pair {self.pair}: no such pair.{did_you_mean(self.pair, PAIRS)} There are: {', '.join(PAIRS)}"
             )
-        for name in ("rows", "new_tokens", "repeats", "context"):
+        for name in ("rows", "new_tokens", "repeats", "runs", "context"):
             value = getattr(self, name)
             numbers = value if isinstance(value, tuple) else () if value is None else (value,)
             for number in numbers:

@@ -176,6 +176,7 @@ def bench(
         list[str] | None, typer.Option("--eps", metavar="NATS", help="KL budgets: 0.01,0.001.")
     ] = None,
     repeats: Annotated[int | None, typer.Option(help="Measurements of each figure.")] = None,
+    runs: Annotated[int | None, typer.Option(help="Runs of a made-up sweep.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure one part of the lab on this machine.
@@ -192,5 +193,6 @@ def bench(
         new_tokens=new_tokens,
         eps=numbers("--eps", eps, float),
         repeats=repeats,
+        runs=runs,
     )
     run_bench(name, options, as_json=as_json)

@@ -1,14 +1,49 @@
 """Reports: tables, figures and a page from finished (or running) sweeps.
 
-Importing this pulls in nothing heavy.
+Importing this pulls in nothing heavy. The package can be called: in a notebook `import trb_lab as lab` and
+`lab.report("kl_budget")` make a report, although `trb_lab.report` is also where the code for it is.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from trb_lab.spec.report import ReportSpec
 from trb_lab.store.run_dir import Store
+
+if TYPE_CHECKING:
+    from .called import ReportFiles
+
+
+class _Callable(ModuleType):
+    """A module that makes a report when it is called."""
+
+    def __call__(
+        self,
+        what: str | Path,
+        out: str | Path | None = None,
+        *,
+        store: Store | Path | str | None = None,
+        sweeps: Mapping[str, str] | None = None,
+        sets: Sequence[str] = (),
+    ) -> ReportFiles:
+        """Make the report of a sweep (its name, or its YAML) or of a definition (`reports/NAME.yaml`), and return it.
+
+        out: folder, by default that of `trb-lab report`. store: a folder; else $TRB_LAB_STORE, else ./runs. sweeps:
+        source of the definition -> sweep to take for it. sets: changes of the definition as on the command line
+        (`KEY=VALUE`). Raises UsageError for what is not there, MissingExtra where a package of the extra `driver` is
+        absent.
+        """
+        from .called import make_report
+
+        return make_report(what, out, store, sweeps, sets)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 
 def build_report(store: Store, sweep_name: str, out_dir: Path | None = None) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from .collect import SweepData
 from .items import RunItems
 from .selection import Candidate, CandidateHalves, CandidateScores, Chosen, fair_rule, paper_rule
 from .settings import Setting, reference_setting, unfinished
-from .stats import Difference, SeedScores, difference, mean
+from .stats import LEVEL, Difference, SeedScores, difference, mean
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,30 @@ class Arm:
     def problems(self) -> str:
         """`failed 1/45`, of the runs of the grid; empty when all completed."""
         return unfinished([state for s in self.settings for state in s.states.values()])
+
+    def final_scores(self, name: str) -> dict[int, float]:
+        """As `final`, of one set: seed -> mean over the settings."""
+        scored = self.scored
+        return (
+            {seed: mean(s.scores[name][seed] for s in scored) for seed in sorted(self.final)}
+            if scored
+            else {}
+        )
+
+    @property
+    def scored(self) -> list[Setting]:
+        """Settings that have a score at the final checkpoint."""
+        return [s for s in self.settings if s.mean_scores()]
+
+    def runs_of(self, chosen: Chosen) -> tuple[str, ...]:
+        """The runs that a rule's scores are of."""
+        runs = {s.key: s.run_ids for s in self.settings}
+        return tuple(dict.fromkeys(runs[c.setting][seed] for seed, c in chosen.used))
+
+    @property
+    def final_runs(self) -> tuple[str, ...]:
+        """The runs behind `final`."""
+        return tuple(s.run_ids[seed] for seed in sorted(self.final) for s in self.scored)
 
     def describe(self, chosen: Chosen) -> str:
         """`kl_budget=0.02 steps=10, 60 updates (4 of 6)`: the commonest choice, and how often it was made."""
@@ -133,7 +157,7 @@ def compared_scores(arm: Arm, reference: Arm, mean_name: str) -> tuple[SeedScore
     return arm.final, reference.final
 
 
-def arm_differences(arms: Sequence[Arm], mean_name: str) -> dict[str, Difference]:
+def arm_differences(arms: Sequence[Arm], mean_name: str, level: float = LEVEL) -> dict[str, Difference]:
     """Arm name -> difference from the reference arm, paired by seed, of each other arm with runs of its own."""
     reference = next((a for a in arms if a.is_reference), None)
     found: dict[str, Difference] = {}
@@ -143,7 +167,7 @@ def arm_differences(arms: Sequence[Arm], mean_name: str) -> dict[str, Difference
     for arm in arms:
         runs = {run for s in arm.settings for run in s.run_ids.values()}
         if arm is not reference and not runs <= own:
-            gap = difference(*compared_scores(arm, reference, mean_name))
+            gap = difference(*compared_scores(arm, reference, mean_name), level)
             if gap is not None:
                 found[arm.name] = gap
     return found

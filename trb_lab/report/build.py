@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trb_lab.spec.report import ReportSpec
 from trb_lab.store.run_dir import Store, write_atomic
 
+from .checking import write_manifest
 from .collect import SweepData
+from .latex import to_latex
 from .narrative import counts, shared_rows
 from .render import to_csv, to_html, to_markdown, to_text
 from .sections import Context, Section, make_sections
 from .setup_facts import code_versions
+from .sidecar import to_sidecar
 from .sources import Source, open_sources
 from .tables import Table
-
-TABLE_FORMATS = {
-    "md": to_markdown,
-    "csv": to_csv,
-    "html": lambda table: to_html(table, "table") + "\n",
-}
-"""Suffix -> what writes a table so."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,16 @@ class Report:
         return [pair for section in self.sections for pair in section.tables]
 
 
+TABLE_FORMATS: dict[str, Callable[[Table, str, Report], str]] = {
+    "md": lambda table, _, __: to_markdown(table),
+    "csv": lambda table, _, __: to_csv(table),
+    "html": lambda table, _, __: to_html(table, "table") + "\n",
+    "tex": lambda table, name, _: to_latex(table, name),
+    "json": lambda table, name, report: to_sidecar(table, name, report.sources, report.spec.statistics),
+}
+"""Suffix -> what writes a table so."""
+
+
 def build(store: Store, spec: ReportSpec, out: Path, command: str, quiet: bool = False) -> dict[str, Path]:
     """Read, compute, draw, write. Returns what was written, by name.
 
@@ -72,18 +79,19 @@ def build(store: Store, spec: ReportSpec, out: Path, command: str, quiet: bool =
     sections = make_sections(Context(store, spec, sources, out, quiet))
     report = Report(spec, sources, _with_headlines(sections), command)
     contents = {
-        "page": ("report.html", page(report)),
         "markdown": ("report.md", markdown(report)),
         "table": ("table.txt", _text(report)),
     }
     for name, table in report.tables:
         for suffix, write in TABLE_FORMATS.items():
-            contents[f"{name}_{suffix}"] = (f"tables/{name}.{suffix}", write(table))
+            contents[f"{name}_{suffix}"] = (f"tables/{name}.{suffix}", write(table, name, report))
     for source in sources.values():
         name = "trials" if len(sources) == 1 else f"trials-{source.name}"
         contents[f"{name}_csv"] = (f"{name}.csv", _trials_csv(source.data))
     for section in sections:
         contents |= {name: (name, text) for name, text in section.files.items()}
+    data = {f.csv.as_posix(): (out / f.csv).read_text() for s in sections for f in s.figures}
+    contents["page"] = ("report.html", page(report, data | dict(contents.values())))
     paths = {}
     for what, (name, text) in contents.items():
         write_atomic(out / name, text)
@@ -92,6 +100,8 @@ def build(store: Store, spec: ReportSpec, out: Path, command: str, quiet: bool =
         for figure in section.figures:
             paths[f"{figure.name}_csv"] = out / figure.csv
     _sweep_away(out, {p.relative_to(out) for p in paths.values()}, sections)
+    drawn = {out / p for section in sections for figure in section.figures for p in figure.paths}
+    paths["manifest"] = write_manifest(out, report, {*paths.values(), *drawn})
     return paths
 
 

@@ -7,20 +7,25 @@ planned trial. Scores are fractions of 1 here; percent appears in tables and fig
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pydantic import ValidationError
 
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.spec import ExperimentSpec
-from trb_lab.store.metrics import iter_lines
 from trb_lab.store.run_dir import RunDir, Store, read_json
-from trb_lab.store.status import last_error, state_of
+from trb_lab.store.status import TrialState, last_error, state_of
 
 from .costs import COST_COLUMNS, training_cost
-from .planned_sets import PlannedSets, curve_columns, keys_of, plain_mean, planned_sets
+from .planned_sets import PlannedSets, keys_of, plain_mean, planned_sets
+from .step_columns import CURVE_COLUMNS, CURVE_SCORE, StepColumns, final_sets, read_curve, read_seconds
 
 TRIAL_COLUMNS = [
     "arm",
@@ -45,22 +50,6 @@ SCORE_COLUMNS = ["run_id", "set", "pass_at_1", "stderr", "truncated_share", "len
 CHECKPOINT_COLUMNS = ["run_id", "updates", "set", "pass_at_1"]
 MEAN = "mean"
 """Name of the column that averages the evaluation sets that every planned trial has."""
-CURVE_SCORE = "score"
-"""Column of the curves: the same mean, during training."""
-CURVE_COLUMNS = (
-    "rollout/reward",
-    "rollout/length_mean",
-    "rollout/truncated_share",
-    "rollout/support_auroc",
-    "train/reverse_kl",
-    "policy/schedule",
-    "policy/kl_mean",
-    "policy/beta_mean",
-    "policy/redraw_rate",
-    "policy/teacher_entropy",
-    "policy/teacher_logprob",
-)
-"""What a report reads of metrics.jsonl besides scores; the rest would fill the memory for nothing."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +88,56 @@ class SweepData:
         opd = self.trials[self.trials["kind"] == "opd"]["arm"]
         return None if opd.empty else str(opd.iloc[0])
 
+    def curves_of(self, run_ids: Iterable[str]) -> pd.DataFrame:
+        """The rows of some runs, in the order of `curves`: their places are looked up once, not searched for."""
+        wanted = [self._places[run] for run in dict.fromkeys(run_ids) if run in self._places]
+        if not wanted:
+            return self.curves.iloc[:0]
+        return self.curves.take(np.sort(np.concatenate(wanted)))
+
+    def curve_values(
+        self, run_id: str, column: str, first: int = 0, end: float = math.inf, last: int | None = None
+    ) -> list[float]:
+        """A run's values of one metric in steps first <= step < end, of these rows the last so many; NaN left out."""
+        if column not in self.curves or run_id not in self._places:
+            return []
+        places = self._places[run_id]
+        steps = self._array("curves", "step")[places]
+        chosen = places[(steps >= first) & (steps < end)]
+        values = self._array("curves", column)[chosen if last is None else chosen[-last:]]
+        return [float(v) for v in values[~np.isnan(values)]]
+
+    def step_seconds(self, run_id: str, first: int = 0, end: float = math.inf) -> np.ndarray:
+        """Seconds of a run's steps in first <= step < end, as `timing` has them; empty where it has none."""
+        places = self._timed.get(run_id, np.empty(0, dtype=np.int64))
+        steps = self._array("timing", "step")[places]
+        return self._array("timing", "seconds")[places[(steps >= first) & (steps < end)]]
+
+    def _array(self, frame: str, column: str) -> np.ndarray:
+        key = frame, column
+        if key not in self._arrays:
+            self._arrays[key] = getattr(self, frame)[column].to_numpy()
+        return self._arrays[key]
+
+    @cached_property
+    def _arrays(self) -> dict[tuple[str, str], np.ndarray]:
+        return {}
+
+    @cached_property
+    def _places(self) -> Mapping[str, np.ndarray]:
+        """Run id -> numbers of its rows in `curves`."""
+        return _rows_by_run(self.curves)
+
+    @cached_property
+    def _timed(self) -> Mapping[str, np.ndarray]:
+        """The same in `timing`."""
+        return _rows_by_run(self.timing)
+
+
+def _rows_by_run(frame: pd.DataFrame) -> dict[str, np.ndarray]:
+    found = frame.groupby("run_id").indices
+    return {str(run): np.asarray(places, dtype=np.int64) for run, places in found.items()}
+
 
 def code_version(run: RunDir) -> str | None:
     """The label of the code that ran the last attempt (version, commit, whether files differed from it)."""
@@ -115,37 +154,42 @@ def collect(store: Store, sweep_name: str, reference: str | None = None) -> Swee
     sets = planned_sets(plan)
     arms = (plan.get("spec") or {}).get("arms", {})
     trials, references, scores, checkpoints, costs = [], [], [], [], []
-    curves = [pd.DataFrame(columns=["run_id", "step"])]
-    timing = [pd.DataFrame(columns=["run_id", "step", "seconds"])]
-    seen: set[str] = set()
+    curves = StepColumns((*CURVE_COLUMNS, CURVE_SCORE))
+    timing = StepColumns(("seconds",))
+    horizons = Horizons()
+    means: dict[str, float | None] = {}
+    """Run id -> mean score: two settings may plan the same trial, which is then read once."""
     for planned in plan.get("trials", []):
         run = store.trial(planned["run_id"])
+        if run.run_id not in means:
+            result = read_json(run.result) or {}
+            final = final_sets(result)
+            means[run.run_id] = _mean_score(final, sets)
+            scores += _score_rows(run, final, sets)
+            steps, values, evaluated = read_curve(run, final, sets)
+            curves.add(run.run_id, steps, values)
+            checkpoints += _with_final(evaluated, run, result, sets)
+            costs += training_cost(run, result)
+            timed, seconds = read_seconds(run)
+            timing.add(run.run_id, timed, {"seconds": seconds})
         label = (arms.get(planned["arm"]) or {}).get("label") or planned["arm"]
-        trials.append({**_trial_row(planned, str(label), run), "score_mean": _mean_score(run, sets)})
-        if run.run_id not in seen:  # two settings may plan the same trial
-            seen.add(run.run_id)
-            scores += _score_rows(run, sets)
-            curve, evaluated = _curve(run, sets)
-            curves.append(curve)
-            checkpoints += _with_final(evaluated, run, sets)
-            costs += training_cost(run)
-            timing.append(_timing(run))
+        row = _trial_row(planned, str(label), run, horizons)
+        trials.append({**row, "score_mean": means[run.run_id]})
     for planned in plan.get("references", []):
         run = store.reference(planned["run_id"])
+        final = final_sets(read_json(run.result) or {})
         references.append(
             {
                 "role": planned["role"],
                 "model": _model_name(planned.get("model")),
                 "run_id": run.run_id,
                 **_state(run),
-                "score_mean": _mean_score(run, sets),
+                "score_mean": _mean_score(final, sets),
             }
         )
-        scores += _score_rows(run, sets)
-    curve_frame = _stacked(curves)
-    done = curve_frame.groupby("run_id")["step"].max() + 1
+        scores += _score_rows(run, final, sets)
     trial_frame = pd.DataFrame(trials, columns=[c for c in TRIAL_COLUMNS if c != "steps_done"])
-    trial_frame["steps_done"] = trial_frame["run_id"].map(done).fillna(0).astype(int)
+    trial_frame["steps_done"] = trial_frame["run_id"].map(curves.steps_done()).fillna(0).astype(int)
     return SweepData(
         name=str(plan.get("name", sweep_name)),
         question=str(plan.get("question", "")),
@@ -155,10 +199,10 @@ def collect(store: Store, sweep_name: str, reference: str | None = None) -> Swee
         trials=trial_frame,
         references=pd.DataFrame(references, columns=REFERENCE_COLUMNS),
         scores=pd.DataFrame(scores, columns=SCORE_COLUMNS),
-        curves=curve_frame,
+        curves=curves.frame(),
         checkpoints=pd.DataFrame(checkpoints, columns=CHECKPOINT_COLUMNS),
         costs=pd.DataFrame(costs, columns=COST_COLUMNS),
-        timing=_stacked(timing),
+        timing=timing.frame(),
         reference=reference,
     )
 
@@ -176,18 +220,13 @@ def read_plan(store: Store, sweep_name: str) -> dict[str, Any]:
     return plan
 
 
-def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    """All rows; the first frame names the columns of an empty result."""
-    filled = [f for f in frames if not f.empty]
-    return pd.concat(filled, ignore_index=True) if filled else frames[0]
-
-
 def _state(run: RunDir) -> dict[str, Any]:
-    error = last_error(run) or {}
-    return {"state": str(state_of(run)), **{k: error.get(k) for k in ("error", "error_class", "traceback")}}
+    state = state_of(run)
+    error = {} if state == TrialState.COMPLETED else last_error(run) or {}
+    return {"state": str(state), **{k: error.get(k) for k in ("error", "error_class", "traceback")}}
 
 
-def _trial_row(planned: dict[str, Any], label: str, run: RunDir) -> dict[str, Any]:
+def _trial_row(planned: dict[str, Any], label: str, run: RunDir, horizons: Horizons) -> dict[str, Any]:
     spec = planned.get("spec") or {}
     warmup = spec.get("warmup") or {}
     return {
@@ -198,19 +237,32 @@ def _trial_row(planned: dict[str, Any], label: str, run: RunDir) -> dict[str, An
         "seed": int(planned["seed"]),
         "run_id": run.run_id,
         **_state(run),
-        "horizon_steps": _horizon(spec),
+        "horizon_steps": horizons.of(spec),
         "kl_budget": warmup.get("kl_budget"),
         "steps": int(spec.get("steps", 0)),
         "code_version": code_version(run),
     }
 
 
-def _horizon(spec: dict[str, Any]) -> int:
-    """Steps in which the arm differs from plain distillation, as its own class says.
+class Horizons:
+    """Steps in which an arm differs from plain distillation, as its own class says; each spec is built once.
 
-    The spec may be one that this installation cannot read (an arm of a package that is not here, a field of
-    another version): then what it calls `steps`, as most arms do.
+    A spec may be one that this installation cannot read (an arm of a package that is not here, a field of another
+    version): then what it calls `steps`, as most arms do.
     """
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def of(self, spec: dict[str, Any]) -> int:
+        """A spec's horizon; seeds of one setting share it."""
+        key = json.dumps({**spec, "seed": 0}, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = _horizon(spec)
+        return self._known[key]
+
+
+def _horizon(spec: dict[str, Any]) -> int:
     try:
         return ExperimentSpec.model_validate(spec).horizon_steps
     except ValidationError:
@@ -223,58 +275,30 @@ def _model_name(model: Any) -> str:
     return str(model.get("name", "") if isinstance(model, dict) else model or "")
 
 
-def _final_sets(run: RunDir) -> dict[str, dict[str, Any]]:
-    return ((read_json(run.result) or {}).get("final") or {}).get("sets") or {}
-
-
-def _mean_score(run: RunDir, sets: PlannedSets) -> float | None:
+def _mean_score(final: Mapping[str, Mapping[str, Any]], sets: PlannedSets) -> float | None:
     """Over the plan's sets: the mean in result.json covers whatever sets the run holds."""
-    final = _final_sets(run)
     found = {label: final[key].get("pass_at_1") for label, key in keys_of(sets.sets, final).items()}
     return plain_mean(found, sets.common)
 
 
-def _score_rows(run: RunDir, sets: PlannedSets) -> list[dict[str, Any]]:
-    final = _final_sets(run)
+def _score_rows(
+    run: RunDir, final: Mapping[str, Mapping[str, Any]], sets: PlannedSets
+) -> list[dict[str, Any]]:
     return [
         {"run_id": run.run_id, "set": label, **{k: final[key].get(k) for k in SCORE_COLUMNS[2:]}}
         for label, key in keys_of(sets.sets, final).items()
     ]
 
 
-def _curve(run: RunDir, sets: PlannedSets) -> tuple[pd.DataFrame, dict[int, list[float]]]:
-    """One row a step, read line by line (columns that the run has nothing of are absent), and updates made ->
-    score on each set that is averaged, for the checkpoints that were evaluated on all of them.
-    """
-    rows: list[dict[str, Any]] = []
-    measured: list[dict[str, Any]] = []
-    last: dict[str, Any] = {}
-    for _, line in iter_lines(run.metrics):
-        if "step" in line:
-            last = line
-            rows.append({k: line[k] for k in ("step", *CURVE_COLUMNS) if k in line})
-            measured.append(
-                {k: v for k, v in line.items() if k.startswith("eval/") and k.endswith("/pass_at_1")}
-            )
-    columns = curve_columns(sets, _final_sets(run), last) or []
-    evaluated = {}
-    for row, scores in zip(rows, measured, strict=True):
-        score = plain_mean(scores, columns)
-        if score is not None:
-            row[CURVE_SCORE] = score
-            evaluated[int(row["step"]) + 1] = [float(scores[c]) for c in columns]
-    frame = pd.DataFrame(rows)
-    frame.insert(0, "run_id", run.run_id)
-    return frame, evaluated
-
-
-def _with_final(evaluated: dict[int, list[float]], run: RunDir, sets: PlannedSets) -> list[dict[str, Any]]:
+def _with_final(
+    evaluated: Mapping[int, Sequence[float]], run: RunDir, result: Mapping[str, Any], sets: PlannedSets
+) -> list[dict[str, Any]]:
     """Rows of `checkpoints`: what training measured, and the final checkpoint as the result has it."""
-    result = read_json(run.result) or {}
-    keys = keys_of(sets.sets, _final_sets(run))
+    final = final_sets(result)
+    keys = keys_of(sets.sets, final)
     if "steps" in result and all(label in keys for label in sets.common):
-        final = [_final_sets(run)[keys[label]]["pass_at_1"] for label in sets.common]
-        evaluated = {**evaluated, int(result["steps"]): final}
+        last = [final[keys[label]]["pass_at_1"] for label in sets.common]
+        evaluated = {**evaluated, int(result["steps"]): last}
     return [
         {"run_id": run.run_id, "updates": updates, "set": label, "pass_at_1": score}
         for updates, scores in sorted(evaluated.items())
@@ -282,15 +306,4 @@ def _with_final(evaluated: dict[int, list[float]], run: RunDir, sets: PlannedSet
     ]
 
 
-def _timing(run: RunDir) -> pd.DataFrame:
-    """Seconds of each step without its evaluation; a step that was repeated after a resume counts as last
-    timed.
-    """
-    last: dict[int, float] = {}
-    for _, line in iter_lines(run.timing):
-        seconds = line.get("seconds") or {}
-        if "step" in line and seconds.get("total") is not None:
-            last[int(line["step"])] = float(seconds["total"]) - float(seconds.get("eval") or 0.0)
-    return pd.DataFrame(
-        {"run_id": run.run_id, "step": sorted(last), "seconds": [last[s] for s in sorted(last)]}
-    )
+__all__ = ["CURVE_COLUMNS", "CURVE_SCORE", "MEAN", "SweepData", "code_version", "collect", "read_plan"]

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from trb_lab.spec.report import StatisticsSpec
+
 from .collect import MEAN, SweepData
 from .costs import QUANTITIES
+from .judging import coverage
 from .settings import Setting
 from .stats import mean, t_interval
 from .tables import Cell, Row, Table, interval_text
@@ -29,8 +32,11 @@ def mean_costs(data: SweepData, setting: Setting) -> dict[str, float]:
     return {quantity: mean(map(float, ledgers[quantity])) for quantity in QUANTITIES}
 
 
-def cost_table(data: SweepData, settings: Sequence[Setting]) -> Table | None:
+def cost_table(
+    data: SweepData, settings: Sequence[Setting], statistics: StatisticsSpec | None = None
+) -> Table | None:
     """None where no completed run has a ledger."""
+    judged = statistics or StatisticsSpec()
     costs = {s.key: mean_costs(data, s) for s in settings}
     known = [c for c in costs.values() if c]
     if not known:
@@ -40,13 +46,15 @@ def cost_table(data: SweepData, settings: Sequence[Setting]) -> Table | None:
     rows = []
     for setting in settings:
         found = costs[setting.key]
-        cells = [_score(setting)]
-        cells += [Cell(quantity(found[q]), found[q]) if found else Cell("–") for q in shown]
+        cells = [_score(setting, judged.level)]
+        runs = tuple(r for seed, r in sorted(setting.run_ids.items()) if setting.states[seed] == "completed")
+        cells += [Cell(quantity(found[q]), found[q], run_ids=runs) if found else Cell("–") for q in shown]
         cells.append(Cell(str(setting.completed), float(setting.completed), note=setting.problems))
         rows.append(Row(setting.title, "baseline" if setting.is_reference else "arm", cells))
     notes = [
-        "Score: pass@1 in percent at the end of training, with its 95 % interval over seeds. Cost: means over the same "
-        "seeds, of training alone (evaluation is left out: it is the same for every arm); SFT warmup counts.",
+        f"Score: pass@1 in percent at the end of training, with its {coverage(judged)} interval over seeds. Cost: "
+        "means over the same seeds, of training alone (evaluation is left out: it is the same for every arm); SFT "
+        "warmup counts.",
         "Tokens are positions that went through a model, prompts included. Seconds depend on the machine and on what "
         "else ran there; tokens do not.",
     ]
@@ -59,12 +67,12 @@ def cost_table(data: SweepData, settings: Sequence[Setting]) -> Table | None:
     return Table("Score and cost", [name, *(TITLES[q] for q in shown), "seeds"], rows, notes)
 
 
-def _score(setting: Setting) -> Cell:
+def _score(setting: Setting, level: float) -> Cell:
     values = list(setting.mean_scores().values())
     if not values:
         return Cell(setting.problems or "missing")
-    interval = t_interval(values)
-    return Cell(interval_text(interval), interval.mean, interval.half_width)
+    interval = t_interval(values, level)
+    return Cell(interval_text(interval), interval.mean, interval.half_width, run_ids=setting.runs_of())
 
 
 def quantity(value: float) -> str:

@@ -16,9 +16,13 @@ EVALUATION = "eval"
 """Phase of the ledger that is left out."""
 
 
-def training_cost(run: RunDir) -> list[dict[str, Any]]:
-    """One row (COST_COLUMNS) of a completed run with a ledger; none of others, such as runs older than ledgers."""
-    phases = ((read_json(run.result) or {}).get("cost") or {}).get("phases")
+def training_cost(run: RunDir, result: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """One row (COST_COLUMNS) of a completed run with a ledger; none of others, such as runs older than ledgers.
+
+    `result` is its result.json where that has been read already.
+    """
+    found = result if result is not None else read_json(run.result) or {}
+    phases = (found.get("cost") or {}).get("phases")
     return [{"run_id": run.run_id, **summed(phases)}] if phases else []
 
 

@@ -29,6 +29,8 @@ class Token:
     hint: str
     redrawn: bool = False
     """Whether it was redrawn."""
+    numbers: tuple[float | None, float | None, float | None] = (None, None, None)
+    """Redraw probability, and the student's and the teacher's log-prob (nats); None where unknown."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _excerpt(row: pd.Series, title: str, run_id: str) -> Excerpt:
         mark = 0 if redraw is None else (redraw >= POSSIBLE) + (redraw >= LIKELY)
         names = (("redraw probability", redraw), ("student log-prob", student), ("teacher log-prob", teacher))
         hint = ", ".join(f"{n} {v:.2f}" for n, v in names if v is not None)
-        tokens.append(Token(piece, int(mark), hint, bool(redrawn[i])))
+        tokens.append(Token(piece, int(mark), hint, bool(redrawn[i]), (redraw, student, teacher)))
     return Excerpt(
         title,
         run_id,

@@ -41,11 +41,20 @@ class RunItems:
     """(updates made, set) -> its scores on the two halves."""
     final_files: dict[str, tuple[Path, tuple[int, str]]] = field(default_factory=dict)
     """Set -> file with the final checkpoint's scores on it, and the (step, set) that they have there."""
+    files: dict[tuple[int, str], tuple[Path, tuple[int, str]]] = field(default_factory=dict)
+    """(updates made, set) -> the same of every checkpoint."""
 
     def final_scores(self, name: str) -> dict[str, float]:
         """Problem -> share of its samples that were right at the final checkpoint."""
         file, key = self.final_files[name]
         return _problem_scores(file)[key]
+
+    def scores_at(self, updates: int, name: str) -> dict[str, float]:
+        """The same at any checkpoint; empty where it has no item scores."""
+        if (updates, name) not in self.files:
+            return {}
+        file, key = self.files[updates, name]
+        return _problem_scores(file).get(key, {})
 
     def checkpoints(self, sets: Sequence[str]) -> list[int]:
         """Updates made, of the checkpoints that have item scores on all of these sets."""
@@ -88,6 +97,7 @@ def read_items(run: RunDir, planned: Sequence[PlannedSet], steps: int) -> RunIte
             label = labels.get(name)
             if label is not None and step >= 0:
                 items.halves[step + 1, label] = halves_of(scores)
+                items.files[step + 1, label] = (file, (step, name))
                 if step + 1 == steps:
                     items.final_files[label] = (file, (step, name))
     return items

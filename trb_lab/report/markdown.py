@@ -60,10 +60,12 @@ def _notes(notes: list[str]) -> str:
 
 
 def _figure(figure: FigureFiles) -> str:
-    return (
-        f"![{figure.title}]({figure.svg.as_posix()})\n\n{markdown_escape(figure.caption)} "
-        f"[PNG]({figure.png.as_posix()}), [data]({figure.csv.as_posix()})."
-    )
+    """With the picture, where one that Markdown can show was asked for, and links to all files."""
+    picture = figure.svg or figure.png
+    shown = f"![{markdown_escape(figure.title)}]({picture.as_posix()})\n\n" if picture else ""
+    names = {figure.pdf: "PDF", figure.svg: "SVG", figure.png: "PNG", figure.csv: "data"}
+    links = ", ".join(f"[{names[path]}]({path.as_posix()})" for path in figure.paths)
+    return f"{shown}{markdown_escape(figure.caption)} {links}."
 
 
 def _failed(failures: list[dict[str, str]]) -> str:

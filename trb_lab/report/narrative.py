@@ -1,6 +1,6 @@
 """What came out, in sentences made from the numbers.
 
-Nothing is called better or worse unless the difference from the reference arm survives Holm's correction
+Nothing is called better or worse unless the difference from the reference arm survives the report's correction (Holm's)
 for all that were compared with it: every setting of every arm, at the final checkpoint, and again every arm with its
 whole grid, under the fair selection rule. Every claim carries its interval and its number of seeds.
 """
@@ -8,14 +8,17 @@ whole grid, under the fair selection rule. Every claim carries its interval and 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from trb_lab.spec.report import StatisticsSpec
 
 from .arms import Arm, arm_differences
 from .collect import MEAN, SweepData
+from .judging import coverage, level_words, significant
 from .plot_curves import early_steps, reference_score
 from .selection_table import optimism
 from .settings import UNFINISHED_STATES, Setting, differences, distinct, reference_setting
-from .stats import Difference, difference, holm, mean, pooled_sd, seeds_needed
+from .stats import Difference, difference, mean, pooled_sd, seeds_needed
 from .tables import signed
 
 EFFECTS_POINTS = (1, 3, 5)
@@ -39,15 +42,21 @@ def shared_rows(data: SweepData) -> str:
     return f"{rows} rows, {runs} runs" if rows != runs else ""
 
 
-def findings(data: SweepData, settings: list[Setting], arms: Sequence[Arm] = ()) -> list[str]:
+def findings(
+    data: SweepData,
+    settings: list[Setting],
+    arms: Sequence[Arm] = (),
+    statistics: StatisticsSpec | None = None,
+) -> list[str]:
     """Paragraphs for the head of the report, most important first; `arms` adds what the selection rules say."""
+    judged = statistics or StatisticsSpec()
     reference = reference_setting(settings)
     settings = distinct(settings)
-    gaps = differences(settings)
-    compared = _versus(settings, reference, gaps) if data.mean_sets else NO_COMMON_SETS
-    paragraphs = [_completeness(data), compared, _rules(arms) if data.mean_sets else ""]
-    paragraphs += [_anchors(data, reference), _early(data, settings, reference)]
-    paragraphs.append(power_note(gaps))
+    gaps = differences(settings, level=judged.level)
+    compared = _versus(settings, reference, gaps, judged) if data.mean_sets else NO_COMMON_SETS
+    paragraphs = [_completeness(data), compared, _rules(arms, judged) if data.mean_sets else ""]
+    paragraphs += [_anchors(data, reference), _early(data, settings, reference, judged)]
+    paragraphs.append(power_note(gaps, judged))
     # No-break spaces keep numbers with their units.
     return [p.replace(" %", "\u00a0%") for p in paragraphs if p]
 
@@ -71,7 +80,12 @@ def _completeness(data: SweepData) -> str:
     return " ".join(parts)
 
 
-def _versus(settings: list[Setting], reference: Setting | None, gaps: dict[str, Difference]) -> str:
+def _versus(
+    settings: list[Setting],
+    reference: Setting | None,
+    gaps: dict[str, Difference],
+    judged: StatisticsSpec,
+) -> str:
     """The main comparison: every setting with the reference, with the number of settings tried."""
     if reference is None:
         return "The sweep has no reference arm, so settings are not compared with one."
@@ -89,38 +103,39 @@ def _versus(settings: list[Setting], reference: Setting | None, gaps: dict[str, 
         )
     seeds = _seed_words(gaps, tested)
     compared = f"{len(tested)} setting{'s' * (len(tested) != 1)} compared"
-    adjusted = holm(tested)
-    certain = [k for k in tested if adjusted[k] < 0.05]
-    alone = [k for k in tested if tested[k] < 0.05]
+    certain = list(significant(gaps, judged)[0])
+    alone = [k for k in tested if gaps[k].significant]
+    level, correction = level_words(judged), _correction(judged)
+    how = " (Holm)" * (judged.correction == "holm")
     if certain:
         listed = "; ".join(f"{titles[k]} by {interval_words(gaps[k])}" for k in _by_size(certain, gaps))
-        text = (
-            f"Different from {reference.title} at the 5 % level, corrected for {compared} (Holm), {seeds}: "
-            f"{listed}."
-        )
+        text = f"Different from {reference.title} at the {level}, {correction} {compared}{how}, {seeds}: {listed}."
         rest = len(tested) - len(certain)
         return text + (f" The other {rest} cannot be told from it." if rest else "")
     largest = _by_size(list(tested), gaps)[0]
     size = f"the largest difference is {interval_words(gaps[largest])}, of {titles[largest]}"
     if not alone:
-        return f"No setting differs from {reference.title} at the 5 % level {seeds} ({compared}); {size}."
-    chance = 0.05 * len(tested)
+        return f"No setting differs from {reference.title} at the {level} {seeds} ({compared}); {size}."
+    chance = judged.level * len(tested)
     return (
-        f"No setting differs from {reference.title} at the 5 % level {seeds} once {len(tested)} "
-        "comparisons are "
+        f"No setting differs from {reference.title} at the {level} {seeds} once {len(tested)} comparisons are "
         f"corrected for (Holm). Taken alone, {len(alone)} of {len(tested)} would pass; "
         f"{chance:.1f} would by chance if "
         f"no setting had an effect. {size[0].upper()}{size[1:]}, uncorrected."
     )
 
 
-def _rules(arms: Sequence[Arm]) -> str:
+def _correction(judged: StatisticsSpec) -> str:
+    return "corrected for" if judged.correction == "holm" else "not corrected for"
+
+
+def _rules(arms: Sequence[Arm], judged: StatisticsSpec) -> str:
     """Arms with their whole grids under the fair rule, and what the paper's rule would have added."""
     reference = next((a for a in arms if a.is_reference), None)
     if reference is None or reference.fair is None or len(arms) < 2:
         return ""
     fair = [a for a in arms if a.fair is not None]
-    gaps = {k: g for k, g in arm_differences(fair, MEAN).items() if g.p_value is not None}
+    gaps = {k: g for k, g in arm_differences(fair, MEAN, judged.level).items() if g.p_value is not None}
     labels = {a.name: a.label for a in arms}
     gains = {a.name: gain for a in fair if (gain := optimism(a.paper, a.fair)) is not None}
     told = ""
@@ -133,10 +148,10 @@ def _rules(arms: Sequence[Arm]) -> str:
         )
     if not gaps:
         return f"Under the fair rule no arm can be told from {reference.label}: there is no interval.{told}"
-    adjusted = holm({k: g.p_value for k, g in gaps.items() if g.p_value is not None})
-    certain = _by_size([k for k in gaps if adjusted[k] < 0.05], gaps)
+    certain = _by_size(list(significant(gaps, judged)[0]), gaps)
     against = (
-        f"{reference.label} at the 5 % level, corrected for {len(gaps)} arm{'s' * (len(gaps) != 1)} (Holm)"
+        f"{reference.label} at the {level_words(judged)}, {_correction(judged)} {len(gaps)} "
+        f"arm{'s' * (len(gaps) != 1)}{' (Holm)' * (judged.correction == 'holm')}"
     )
     if certain:
         listed = "; ".join(f"{labels[k]} by {interval_words(gaps[k])}" for k in certain)
@@ -157,9 +172,8 @@ def interval_words(gap: Difference) -> str:
     text = f"{signed(gap.mean)} points"
     if gap.half_width is None:
         return text
-    return (
-        f"{text} (95 % interval {signed(gap.mean - gap.half_width)} to {signed(gap.mean + gap.half_width)})"
-    )
+    low, high = signed(gap.mean - gap.half_width), signed(gap.mean + gap.half_width)
+    return f"{text} ({coverage(StatisticsSpec(level=gap.level))} interval {low} to {high})"
 
 
 def _seed_words(gaps: dict[str, Difference], keys: dict[str, float]) -> str:
@@ -181,7 +195,9 @@ def _anchors(data: SweepData, reference: Setting | None) -> str:
     )
 
 
-def _early(data: SweepData, settings: list[Setting], reference: Setting | None) -> str:
+def _early(
+    data: SweepData, settings: list[Setting], reference: Setting | None, judged: StatisticsSpec
+) -> str:
     """Whether early rollouts earned more than the reference arm's, for the setting with the largest
     difference.
     """
@@ -190,20 +206,21 @@ def _early(data: SweepData, settings: list[Setting], reference: Setting | None) 
     steps = early_steps(settings)
     rewards = _early_rewards(data, settings, steps)
     gaps = {
-        s.key: difference(rewards[s.key], rewards[reference.key]) for s in settings if s.key != reference.key
+        s.key: difference(rewards[s.key], rewards[reference.key], judged.level)
+        for s in settings
+        if s.key != reference.key
     }
     known = {k: g for k, g in gaps.items() if g is not None and g.p_value is not None}
     if not known:
         return ""
-    adjusted = holm({k: g.p_value for k, g in known.items() if g.p_value is not None})
-    certain = sum(a < 0.05 for a in adjusted.values())
+    certain = len(significant(known, judged)[0])
     largest = _by_size(list(known), known)[0]
     title = next(s.title for s in settings if s.key == largest)
     return (
         f"Early rollouts (share correct over the first {steps} steps, "
         f"{_seed_words(known, dict.fromkeys(known, 0.0))}): "
-        f"{certain} of {len(known)} settings differ from {reference.title} after correction; the "
-        "largest difference is "
+        f"{certain} of {len(known)} settings differ from {reference.title}"
+        f"{' after correction' * (judged.correction == 'holm')}; the largest difference is "
         f"{interval_words(known[largest])}, of {title}."
     )
 
@@ -218,20 +235,24 @@ def _early_rewards(data: SweepData, settings: list[Setting], steps: int) -> dict
     }
 
 
-def power_note(gaps: dict[str, Difference]) -> str:
-    """How many seeds differences of a few points would need, at the spread that this sweep showed."""
+def power_note(
+    gaps: Mapping[str, Difference], statistics: StatisticsSpec | None = None, compared: str = "two settings"
+) -> str:
+    """How many seeds differences of a few points would need, at the spread that these showed; empty without any.
+
+    compared: what differs in each.
+    """
+    judged = statistics or StatisticsSpec()
     spread = pooled_sd(gaps.values())
     if not spread:
         return ""
-    needs = [seeds_needed(100 * spread, effect) for effect in EFFECTS_POINTS]
+    needs = [seeds_needed(100 * spread, effect, level=judged.level) for effect in EFFECTS_POINTS]
     words = ["more than 1000" if n is None else str(n) for n in needs]
     effects = [str(e) for e in EFFECTS_POINTS]
     return (
-        "Power: the difference between two settings on the same seed spreads by "
-        f"{100 * spread:.1f} points (standard "
-        f"deviation). To find a true difference of {_listed(effects)} points four times out of "
-        "five (paired t test, "
-        f"5 % level, one comparison) takes {_listed(words)} seeds."
+        f"Power: the difference between {compared} on the same seed spreads by {100 * spread:.1f} points (standard "
+        f"deviation). To find a true difference of {_listed(effects)} points four times out of five (paired t test, "
+        f"{level_words(judged)}, one comparison) takes {_listed(words)} seeds."
     )
 
 

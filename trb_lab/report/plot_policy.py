@@ -5,15 +5,22 @@ Schedule and realised KL, beta, redraw rate under its bound, teacher entropy.
 
 from __future__ import annotations
 
-from pathlib import Path
+import math
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from trb_lab.errors import UsageError
+
 from .collect import SweepData
+from .palette import DASHES, INK, MUTED, SERIES, ramp
 from .plot_curves import seed_bands
-from .plot_style import DASHES, INK, MUTED, WIDTH_INCHES, FigureFiles, ramp, save
+from .plot_layout import below
+from .plot_request import Request
+from .plot_style import FigureFiles
+from .plot_venue import look
 from .settings import Setting, reference_setting
 
 if TYPE_CHECKING:
@@ -22,11 +29,13 @@ if TYPE_CHECKING:
 
 MAX_BUDGETS = 5
 MAX_HORIZONS = 2
+FEW_DECADES = 2
+"""Under which 2 and 5 are ticks of a log axis too."""
 ENTROPY = "policy/teacher_entropy"
 METRICS = ["policy/schedule", "policy/kl_mean", "policy/beta_mean", "policy/redraw_rate", ENTROPY]
 
 
-def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> FigureFiles | None:
+def policy_figure(data: SweepData, settings: list[Setting], request: Request) -> FigureFiles | None:
     """2 x 2 panels for the TRB settings, or for those of the other arms with a KL budget where no TRB has run.
 
     Arms of several kinds are never drawn together: the same budget means another thing in each.
@@ -35,34 +44,50 @@ def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
 
     ran = set(data.curves["run_id"])
     budgeted = [s for s in settings if s.kl_budget and ran & set(s.run_ids.values())]
-    kind = min((s.kind for s in budgeted), key=lambda k: (k != "trb", k), default=None)
-    trb = [s for s in budgeted if s.kind == kind]
-    chosen, styles = _chosen(trb)
+    budgeted = [s for s in budgeted if s.key in request.named] or budgeted
+    kinds = sorted({s.kind for s in budgeted}, key=lambda k: (k != "trb", k))
+    if len(kinds) > 1 and (request.arms or request.named):
+        raise UsageError(
+            f"blocks.{request.name}: trust_region draws arms of one kind, since a budget means another thing in each; "
+            f"chosen are {', '.join(kinds)}. Make a block for each."
+        )
+    trb = [s for s in budgeted if s.kind in kinds[:1]]
+    chosen, styles = _chosen(trb, request.named)
     if not chosen or "policy/schedule" not in data.curves:
         return None
     bands = {(s.key, m): seed_bands(data, s, m) for s in chosen for m in METRICS}
     last = max(s.horizon_steps for s in chosen)
-    shown = min(last + max(2, last // 4), max(s.steps for s in chosen))
-    figure, grid = pyplot.subplots(2, 2, figsize=(WIDTH_INCHES + 0.8, 5.6), sharex=True)
+    shown = min(request.steps or last + max(2, last // 4), max(s.steps for s in chosen))
+    lines, columns = (4, 1) if look().narrow else (2, 2)
+    size = (look().width, look().height((1.8 if look().narrow else 2.4) * lines))
+    figure, grid = pyplot.subplots(lines, columns, figsize=size, sharex=True)
+    schedule_kl, beta, redraw, entropy = grid.flat
     for setting in chosen:
         colour, dash = styles[setting.key]
         limits = (setting, bands, shown, colour, dash)
         schedule = _early(bands[setting.key, "policy/schedule"], shown)
         active = schedule[schedule["mean"] > 0]
-        grid[0, 0].plot(
-            active["step"], active["mean"], color=colour, linestyle=dash, linewidth=0.8, alpha=0.7
+        schedule_kl.plot(
+            active["step"],
+            active["mean"],
+            color=colour,
+            linestyle=dash,
+            linewidth=0.5 * look().line,
+            alpha=0.7,
         )
-        _panel(grid[0, 0], *limits, "policy/kl_mean", 1, positive=True)
-        _panel(grid[0, 1], *limits, "policy/beta_mean", 1)
-        _panel(grid[1, 0], *limits, "policy/redraw_rate", 100)
+        _panel(schedule_kl, *limits, "policy/kl_mean", 1, positive=True)
+        _panel(beta, *limits, "policy/beta_mean", 1)
+        _panel(redraw, *limits, "policy/redraw_rate", 100)
         bound = 100 * np.sqrt(schedule["mean"].to_numpy(dtype=float) / 2)
-        grid[1, 0].plot(schedule["step"], bound, color=colour, linestyle=dash, linewidth=0.8, alpha=0.7)
-        _panel(grid[1, 1], *limits, ENTROPY, 1)
+        redraw.plot(
+            schedule["step"], bound, color=colour, linestyle=dash, linewidth=0.5 * look().line, alpha=0.7
+        )
+        _panel(entropy, *limits, ENTROPY, 1)
     reference = reference_setting(settings)
     if reference is not None:
         bands[reference.key, ENTROPY] = seed_bands(data, reference, ENTROPY)
-        _panel(grid[1, 1], reference, bands, shown, INK, (0, (4, 2)), ENTROPY, 1)
-    _titles(grid, shown)
+        _panel(entropy, reference, bands, shown, INK, (0, (4, 2)), ENTROPY, 1)
+    _titles(list(grid.flat), grid[-1:].flat, shown)
     _legend(figure, chosen, styles, reference)
     tables = [f.assign(setting=k, metric=m) for (k, m), f in bands.items() if not f.empty]
     caption = (
@@ -76,30 +101,38 @@ def policy_figure(data: SweepData, settings: list[Setting], out: Path) -> Figure
             * (len(chosen) < len(trb))
         )
     )
-    return save(
-        figure,
-        pd.concat(tables, ignore_index=True),
-        out,
-        "trust_region",
-        "What the trust region did",
-        caption,
-    )
+    return request.save(figure, pd.concat(tables, ignore_index=True), "What the trust region did", caption)
 
 
-def _chosen(trb: list[Setting]) -> tuple[list[Setting], dict[str, tuple[str, object]]]:
-    """Up to MAX_BUDGETS budgets x MAX_HORIZONS horizons (ends and evenly between): colour a budget, dashes
-    a horizon.
+def _chosen(
+    trb: list[Setting], named: Collection[str]
+) -> tuple[list[Setting], dict[str, tuple[str, object]]]:
+    """Up to MAX_BUDGETS budgets x MAX_HORIZONS horizons (ends and evenly between), or the settings that are named:
+    colour a budget, dashes a horizon.
     """
-    budgets = _spread(sorted({s.kl_budget for s in trb if s.kl_budget}), MAX_BUDGETS)
-    horizons = _spread(sorted({s.horizon_steps for s in trb}, reverse=True), MAX_HORIZONS)
+    wanted = [s for s in trb if s.key in named]
+    budgets = sorted({s.kl_budget for s in wanted or trb if s.kl_budget})
+    horizons = sorted({s.horizon_steps for s in wanted or trb}, reverse=True)
+    if not wanted:
+        budgets, horizons = _spread(budgets, MAX_BUDGETS), _spread(horizons, MAX_HORIZONS)
     colours = dict(zip(budgets, ramp(len(budgets)), strict=True))
-    dashes = dict(zip(horizons, DASHES, strict=False))
+    dashes = {h: DASHES[i % len(DASHES)] for i, h in enumerate(horizons)}
+    if wanted and not _told_apart(wanted):
+        return wanted, {s.key: (SERIES[i % len(SERIES)], "-") for i, s in enumerate(wanted)}
+    if wanted:
+        wanted = sorted(wanted, key=lambda s: (s.kl_budget or 0.0, s.horizon_steps))
+        return wanted, {s.key: (colours[s.kl_budget or 0.0], dashes[s.horizon_steps]) for s in wanted}
     first: dict[tuple, Setting] = {}
     for setting in trb:
         if setting.kl_budget in colours and setting.horizon_steps in dashes:
             first.setdefault((setting.kl_budget, setting.horizon_steps), setting)
     chosen = [first[k] for k in sorted(first)]
-    return chosen, {s.key: (colours[s.kl_budget], dashes[s.horizon_steps]) for s in chosen}
+    return chosen, {s.key: (colours[s.kl_budget or 0.0], dashes[s.horizon_steps]) for s in chosen}
+
+
+def _told_apart(chosen: list[Setting]) -> bool:
+    """Whether budget and horizon do; settings may differ in the anneal alone."""
+    return len({(s.kl_budget, s.horizon_steps) for s in chosen}) == len(chosen)
 
 
 def _spread(values: list, count: int) -> list:
@@ -133,8 +166,8 @@ def _panel(
         )
 
 
-def _titles(grid: np.ndarray, shown: int) -> None:
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+def _titles(panels: list[Axes], lowest: Iterable[Axes], shown: int) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     titles = [
         "KL(mu || p), nats a token (log)",
@@ -142,17 +175,21 @@ def _titles(grid: np.ndarray, shown: int) -> None:
         "redraw rate (%)",
         "teacher entropy (nats)",
     ]
-    for axes, title in zip(grid.flat, titles, strict=True):
+    for axes, title in zip(panels, titles, strict=True):
         axes.set_title(title)
-    grid[0, 0].set_xlim(0, shown - 1)
-    grid[0, 0].xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    grid[0, 0].set_yscale("log")
+    divergence, beta, redraw, _ = panels
+    divergence.set_xlim(0, max(1, shown - 1))
+    divergence.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    divergence.set_yscale("log")
+    low, high = divergence.get_ylim()
+    decades = math.log10(high / low)
+    divergence.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < FEW_DECADES else (1,)))
+    divergence.yaxis.set_minor_locator(NullLocator())
     # The formatters of a log scale write mathtext, which the style leaves unparsed.
-    grid[0, 0].yaxis.set_major_formatter(LogFormatter())
-    grid[0, 0].yaxis.set_minor_formatter(LogFormatter())
-    for axes in (grid[0, 1], grid[1, 0]):
+    divergence.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    for axes in (beta, redraw):
         axes.set_ylim(bottom=0)
-    for axes in grid[1]:
+    for axes in lowest:
         axes.set_xlabel("training step (0-based)")
 
 
@@ -161,13 +198,15 @@ def _legend(figure: Figure, chosen: list[Setting], styles: dict, reference: Sett
     from matplotlib.lines import Line2D
 
     handles: dict[str, Line2D] = {}
+    apart = _told_apart(chosen)
     for setting in chosen:
-        handles.setdefault(f"budget {setting.kl_budget:g}", Line2D([], [], color=styles[setting.key][0]))
-    if len({s.horizon_steps for s in chosen}) > 1:
+        told = f"budget {setting.kl_budget:g}" if apart else setting.title
+        handles.setdefault(told, Line2D([], [], color=styles[setting.key][0]))
+    if apart and len({s.horizon_steps for s in chosen}) > 1:
         for setting in chosen:
             line = Line2D([], [], color=MUTED, linestyle=styles[setting.key][1])
             handles.setdefault(f"horizon {setting.horizon_steps}", line)
-    handles["budget, bound"] = Line2D([], [], color=MUTED, linewidth=0.8)
+    handles["budget, bound"] = Line2D([], [], color=MUTED, linewidth=0.5 * look().line)
     if reference is not None:
         handles[reference.title] = Line2D([], [], color=INK, linestyle=(0, (4, 2)))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, columnspacing=1.6)
+    below(figure, list(handles.values()), list(handles))

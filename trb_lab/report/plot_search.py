@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .plot_style import GRID, INK, MUTED, SERIES, WIDTH_INCHES, FigureFiles, below, save
+from .palette import GRID, INK, MUTED, SERIES
+from .plot_layout import below, entries
+from .plot_style import FigureFiles, save
+from .plot_venue import look
 from .search_data import COMPLETE, FAILED, PAUSED, RUNNING, Candidate, Goal, Search
 from .stats import mean
 
@@ -27,7 +30,7 @@ def history_figure(search: Search, out: Path) -> FigureFiles | None:
         return None
     panels = len(search.goals)
     figure, grid = pyplot.subplots(
-        panels, 1, figsize=(WIDTH_INCHES, 1.4 + 2.6 * panels), sharex=True, squeeze=False
+        panels, 1, figsize=(look().width, look().height(0.7 + 2.6 * panels)), sharex=True, squeeze=False
     )
     rows = []
     for axes, goal in zip(grid[:, 0], search.goals, strict=True):
@@ -36,13 +39,7 @@ def history_figure(search: Search, out: Path) -> FigureFiles | None:
     last = grid[-1, 0]
     _whole_numbers(last)
     last.set_xlabel("number of the setting, in the order of proposal")
-    handles: dict[str, Any] = {}
-    for axes in grid[:, 0]:
-        found, labels = axes.get_legend_handles_labels()
-        handles |= dict(zip(labels, found, strict=True))
-    below(
-        last, 3, anchor=-0.18 if panels == 1 else -0.22, handles=list(handles.values()), labels=list(handles)
-    )
+    below(figure, *entries(list(grid[:, 0])))
     caption = "Every setting that was tried: mean over its finished selection seeds" + (
         ", and the best so far of those that a best one is chosen from." if panels == 1 else "."
     )
@@ -58,13 +55,13 @@ def history_figure(search: Search, out: Path) -> FigureFiles | None:
 def _history(axes: Axes, search: Search, goal: Goal) -> list[dict[str, Any]]:
     """Draws one goal; returns the rows of its data."""
     marks: dict[str, dict[str, Any]] = {
-        "ran to the end": {"marker": "o", "color": GOOD, "markersize": 5.5},
-        "known before": {"marker": "D", "color": KNOWN, "markersize": 5},
+        "ran to the end": {"marker": "o", "color": GOOD, "markersize": 1.1 * look().mark},
+        "known before": {"marker": "D", "color": KNOWN, "markersize": look().mark},
         "outside the constraints": {
             "marker": "o",
             "color": GOOD,
             "markerfacecolor": "none",
-            "markersize": 5.5,
+            "markersize": 1.1 * look().mark,
         },
         "paused, at its last stop": {"marker": "v", "color": MUTED, "alpha": 0.7},
         "at work, at its last stop": {"marker": ">", "color": MUTED, "markerfacecolor": "none"},
@@ -103,7 +100,13 @@ def _history(axes: Axes, search: Search, goal: Goal) -> list[dict[str, Any]]:
             }
         )
     if trail:
-        axes.step(*zip(*trail, strict=True), where="post", color=INK, linewidth=1.3, label="best so far")
+        axes.step(
+            *zip(*trail, strict=True),
+            where="post",
+            color=INK,
+            linewidth=0.8 * look().line,
+            label="best so far",
+        )
     for label, points in groups.items():
         if points:
             axes.plot(*zip(*points, strict=True), linestyle="", label=label, **marks[label])
@@ -146,7 +149,7 @@ def stops_figure(search: Search, out: Path) -> FigureFiles | None:
     lines = {c.number: line for c in search.candidates if c.stops and len(line := _line(search, c)) > 0}
     if len(search.goals) > 1 or not search.stops or not lines:
         return None
-    figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.0))
+    figure, axes = pyplot.subplots(figsize=(look().width, look().height(3.5)))
     first = search.stops[0]
     best = search.best.number if search.best else None
     labelled: set[str] = set()
@@ -161,9 +164,15 @@ def stops_figure(search: Search, out: Path) -> FigureFiles | None:
         steps, values = (list(side) for side in zip(*lines[c.number], strict=True))
         went_on = _went_on(c, first)
         label = "best" if c.number == best else "went on" if went_on else "not beyond the first stop"
-        look: dict[str, Any] = {
-            "best": {"color": INK, "linewidth": 2.4, "marker": "o", "zorder": 4},
-            "went on": {"color": GOOD, "linewidth": 1.3, "marker": "o", "markersize": 4, "alpha": 0.85},
+        drawn: dict[str, Any] = {
+            "best": {"color": INK, "linewidth": 1.4 * look().line, "marker": "o", "zorder": 4},
+            "went on": {
+                "color": GOOD,
+                "linewidth": 0.8 * look().line,
+                "marker": "o",
+                "markersize": 0.8 * look().mark,
+                "alpha": 0.85,
+            },
             "not beyond the first stop": {
                 "color": MUTED,
                 "marker": "v",
@@ -176,7 +185,7 @@ def stops_figure(search: Search, out: Path) -> FigureFiles | None:
         labelled.add(label)
         if not went_on:
             steps = [s - aside for s in steps]
-        axes.plot(steps, [goal.scale * v for v in values], label=told, **look)
+        axes.plot(steps, [goal.scale * v for v in values], label=told, **drawn)
         if went_on and c.state == PAUSED:
             told = "paused later" if "paused later" not in labelled else None
             labelled.add("paused later")
@@ -185,7 +194,7 @@ def stops_figure(search: Search, out: Path) -> FigureFiles | None:
                 [goal.scale * values[-1]],
                 "v",
                 color=MUTED,
-                markersize=6,
+                markersize=1.2 * look().mark,
                 alpha=0.8,
                 zorder=3,
                 label=told,
@@ -202,10 +211,10 @@ def stops_figure(search: Search, out: Path) -> FigureFiles | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     if log:
         axes.set_xlim(ticks[0] / 1.12, ticks[-1] * 1.06)
-    axes.grid(axis="x", color=GRID, linewidth=1.2)
+    axes.grid(axis="x", color=GRID, linewidth=0.7 * look().line)
     axes.set_xlabel("training steps done: the stops, and the whole run")
     axes.set_ylabel(goal.title)
-    below(axes, 2, anchor=-0.17)
+    below(figure, *entries([axes]))
     caption = (
         "Value of every setting at each stop, mean over its starting seeds. At a stop a setting pauses; those that do "
         "well go on from their checkpoint. Those that did not are drawn a little to the left."

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from .plot_style import MUTED, SERIES, WIDTH_INCHES, FigureFiles, below, save
+from .palette import MUTED, SERIES
+from .plot_layout import below, entries
+from .plot_style import FigureFiles, save
+from .plot_venue import look
 from .search_data import Search
 
 MOST_NAMED = 12
@@ -24,15 +28,19 @@ def importance_figure(search: Search, out: Path) -> FigureFiles | None:
         return None
     first = next(iter(weights.values()))
     keys = sorted({k for found in weights.values() for k in found}, key=lambda k: (first.get(k, 0.0), k))
+    columns = look().columns(len(weights))
+    lines = math.ceil(len(weights) / columns)
     figure, grid = pyplot.subplots(
-        1,
-        len(weights),
-        figsize=(WIDTH_INCHES, 1.0 + 0.34 * len(keys)),
+        lines,
+        columns,
+        figsize=(look().width, lines * look().height(1.0 + 0.34 * len(keys))),
         sharey=True,
         squeeze=False,
     )
+    for empty in grid.flat[len(weights) :]:
+        empty.set_visible(False)
     rows: list[dict[str, Any]] = []
-    for axes, (metric, found) in zip(grid[0], weights.items(), strict=True):
+    for axes, (metric, found) in zip(grid.flat, weights.items(), strict=False):
         values = [float(found.get(k, 0.0)) for k in keys]
         axes.barh(range(len(keys)), values, color=SERIES[0], height=0.62)
         for y, value in enumerate(values):
@@ -42,7 +50,7 @@ def importance_figure(search: Search, out: Path) -> FigureFiles | None:
                 xytext=(4, 0),
                 textcoords="offset points",
                 va="center",
-                fontsize=8.5,
+                fontsize=look().small,
             )
         axes.set_yticks(range(len(keys)), [search.name(k) for k in keys])
         axes.set_xlim(0, 1.15 * max([*values, 1e-9]))
@@ -72,11 +80,11 @@ def front_figure(search: Search, out: Path) -> FigureFiles | None:
         return None
     x, y = search.goals
     points = {c.number: (x.scale * (c.mean(x) or 0.0), y.scale * (c.mean(y) or 0.0)) for c in search.measured}
-    figure, axes = pyplot.subplots(figsize=(WIDTH_INCHES, 4.4))
+    figure, axes = pyplot.subplots(figsize=(look().width, look().height(3.8)))
     inside = {c.number for c in search.comparable}
     front = [n for n in search.front if n in points]
     groups: dict[str, tuple[list[int], dict[str, Any]]] = {
-        "on the front": (front, {"color": SERIES[0], "markersize": 7, "zorder": 4}),
+        "on the front": (front, {"color": SERIES[0], "markersize": 1.4 * look().mark, "zorder": 4}),
         "behind it": ([n for n in points if n in inside and n not in front], {"color": MUTED, "alpha": 0.75}),
         "outside the constraints": (
             [n for n in points if n not in inside],
@@ -90,13 +98,13 @@ def front_figure(search: Search, out: Path) -> FigureFiles | None:
             *zip(*line, strict=True),
             where="pre" if x.maximize else "post",
             color=SERIES[0],
-            linewidth=1.3,
+            linewidth=0.8 * look().line,
             label="Pareto front",
         )
-    for label, (numbers, look) in groups.items():
+    for label, (numbers, mark) in groups.items():
         if numbers:
             xs, ys = zip(*(points[n] for n in numbers), strict=True)
-            axes.plot(xs, ys, "o", label=label, **look)
+            axes.plot(xs, ys, "o", label=label, **mark)
     aside = (6 if x.maximize else -6, 4 if y.maximize else -11)  # towards what is better, where nothing lies
     for number in front[:MOST_NAMED]:
         axes.annotate(
@@ -105,13 +113,13 @@ def front_figure(search: Search, out: Path) -> FigureFiles | None:
             xytext=aside,
             textcoords="offset points",
             ha="left" if x.maximize else "right",
-            fontsize=8,
+            fontsize=look().small,
         )
     arrows = {True: "higher is better", False: "lower is better"}
     axes.set_xlabel(f"{x.title}, {arrows[x.maximize]}")
     axes.set_ylabel(f"{y.title}, {arrows[y.maximize]}")
     axes.margins(0.08)
-    below(axes, 2, anchor=-0.17)
+    below(figure, *entries([axes]))
     rows = [
         {
             "number": c.number,

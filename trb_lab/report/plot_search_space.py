@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .plot_style import INK, MUTED, SHADE, WIDTH_INCHES, FigureFiles, ramp, save
+from .palette import INK, MUTED, SHADE, ramp
+from .plot_layout import CHARACTER
+from .plot_style import FigureFiles, save
+from .plot_venue import look
 from .search_data import COMPLETE, PAUSED, Candidate, Goal, Search
 from .search_space import Axis, axes_of
 
@@ -27,19 +30,19 @@ MOST_PANELS = 12
 """Parameters of one figure: the most important ones where there are more."""
 SHADES = 6
 LONGEST_TICK = 16
-ROOM = 84
-"""Characters side by side in the width of a figure."""
+INCHES_AN_AXIS = 0.62
+"""Of parallel coordinates."""
 ABSENT = -0.13
 """Where a parallel line passes an axis that its setting does not have."""
 
 
-def shown_axes(search: Search) -> list[Axis]:
-    """The parameters that figures show."""
+def shown_axes(search: Search, most: int = MOST_PANELS) -> list[Axis]:
+    """The parameters that a figure with room for `most` shows."""
     axes = axes_of(search)
-    if len(axes) <= MOST_PANELS:
+    if len(axes) <= most:
         return axes
     weights = (search.raw.get("importance") or {}).get(search.goal.metric) or {}
-    kept = sorted(axes, key=lambda a: -float(weights.get(a.key) or 0.0))[:MOST_PANELS]
+    kept = sorted(axes, key=lambda a: -float(weights.get(a.key) or 0.0))[:most]
     return [a for a in axes if a in kept]
 
 
@@ -56,10 +59,10 @@ def _slices(search: Search, goal: Goal, nth: int, out: Path) -> FigureFiles | No
     points = [(c, v) for c in search.candidates if (v := _value(search, c, goal)) is not None]
     if not points or not parameters:
         return None
-    columns = 2 if len(parameters) == 4 else min(COLUMNS, len(parameters))
+    columns = look().columns(len(parameters), 2 if len(parameters) == 4 else COLUMNS)
     lines = math.ceil(len(parameters) / columns)
     figure, grid = pyplot.subplots(
-        lines, columns, figsize=(WIDTH_INCHES + 0.8, 0.7 + 2.3 * lines), sharey=True, squeeze=False
+        lines, columns, figsize=(look().width, look().height(0.7 + 2.3 * lines)), sharey=True, squeeze=False
     )
     edges = _even_edges([c.number for c, _ in points])
     colours = ramp(len(edges) - 1)[::-1]
@@ -86,7 +89,7 @@ def _slices(search: Search, goal: Goal, nth: int, out: Path) -> FigureFiles | No
                     "feasible": int(c.feasible),
                 }
             )
-        _dress(panel, axis, ROOM // columns)
+        _dress(panel, axis, _room() // columns)
         if i % columns == 0:
             panel.set_ylabel(goal.title)
     _colour_bar(figure, grid, colours, edges, "number of the setting", _spans(edges))
@@ -116,9 +119,9 @@ def _value(search: Search, candidate: Candidate, goal: Goal) -> float | None:
 
 def _mark(candidate: Candidate, colour: str) -> dict[str, Any]:
     if candidate.state == PAUSED:
-        return {"marker": "v", "color": colour, "alpha": 0.45, "markersize": 4, "zorder": 2}
+        return {"marker": "v", "color": colour, "alpha": 0.45, "markersize": 0.8 * look().mark, "zorder": 2}
     fill = {} if candidate.feasible else {"markerfacecolor": "none"}
-    return {"marker": "o", "color": colour, "markersize": 5.5, "zorder": 3, **fill}
+    return {"marker": "o", "color": colour, "markersize": 1.1 * look().mark, "zorder": 3, **fill}
 
 
 def _dress(panel: Axes, axis: Axis, room_for: int) -> None:
@@ -132,7 +135,7 @@ def _dress(panel: Axes, axis: Axis, room_for: int) -> None:
     else:
         room = 0.5 if axis.choices else 0.06 * (axis.high - axis.low)
         panel.set_xlim(axis.low - room, axis.high + room)
-    ticks = axis.ticks(3 if axis.log and room_for < ROOM // 2 else 5)
+    ticks = axis.ticks(3 if axis.log and room_for < _room() // 2 else 5)
     panel.xaxis.set_major_locator(FixedLocator([at for at, _ in ticks]))
     panel.xaxis.set_major_formatter(FixedFormatter([_short(label) for _, label in ticks]))
     panel.xaxis.set_minor_locator(NullLocator())
@@ -142,6 +145,11 @@ def _dress(panel: Axes, axis: Axis, room_for: int) -> None:
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
     panel.set_xlabel(middle_cut(axis.name, room_for - 11) + " (log)" * axis.log)
+
+
+def _room() -> int:
+    """Characters side by side in the width of a figure."""
+    return int(72 * look().width / (CHARACTER * look().small))
 
 
 def _short(label: str) -> str:
@@ -159,7 +167,8 @@ def parallel_figure(search: Search, out: Path) -> FigureFiles | None:
     """None where no setting has run to the end, or there is one parameter alone."""
     from matplotlib import pyplot
 
-    parameters, complete = shown_axes(search), search.measured
+    room = int(look().width / INCHES_AN_AXIS) - len(search.goals)
+    parameters, complete = shown_axes(search, max(2, min(MOST_PANELS, room))), search.measured
     if not complete or len(parameters) < 2:
         return None
     goal = search.goal
@@ -167,7 +176,8 @@ def parallel_figure(search: Search, out: Path) -> FigureFiles | None:
     edges = _quantile_edges([goal.scale * v for c in complete if (v := c.mean(goal)) is not None])
     colours = ramp(len(edges) - 1)[:: -1 if goal.maximize else 1]
     n = len(parameters) + len(scales)
-    figure, axes = pyplot.subplots(figsize=(max(WIDTH_INCHES + 0.8, 1.15 * n), 4.3))
+    figure, axes = pyplot.subplots(figsize=(look().width, look().height(4.3)))
+    crowded = look().width / n < 14 * CHARACTER * look().small / 72
     rows = []
     paused = [c for c in search.candidates if c.state == PAUSED]
     ordered = sorted(complete, key=lambda c: goal.better(c.mean(goal) or 0.0))
@@ -179,7 +189,9 @@ def parallel_figure(search: Search, out: Path) -> FigureFiles | None:
         places = [ABSENT if h is None else h for h in heights]
         value = c.mean(goal) if c.state == COMPLETE else None
         if value is None:
-            axes.plot(range(len(places)), places, color=MUTED, linewidth=0.9, alpha=0.3, zorder=1)
+            axes.plot(
+                range(len(places)), places, color=MUTED, linewidth=0.5 * look().line, alpha=0.3, zorder=1
+            )
         else:
             ends = zip(search.goals, scales, (c.mean(g) for g in search.goals), strict=True)
             places += [axis.share(g.scale * (m or 0.0)) or 0.0 for g, axis, m in ends]
@@ -188,7 +200,7 @@ def parallel_figure(search: Search, out: Path) -> FigureFiles | None:
                 range(len(places)),
                 places,
                 color=colours[_step(edges, goal.scale * value)],
-                linewidth=2.8 if best else 1.4,
+                linewidth=(1.6 if best else 0.8) * look().line,
                 linestyle="-" if c.feasible else (0, (2, 1.6)),
                 alpha=1.0 if best else 0.85,
                 zorder=3 if best else 2,
@@ -203,7 +215,7 @@ def parallel_figure(search: Search, out: Path) -> FigureFiles | None:
             }
         )
     for x, axis in enumerate([*parameters, *scales]):
-        _draw_axis(axes, x, axis, axis.key in absent)
+        _draw_axis(axes, x, axis, axis.key in absent, crowded)
     axes.set_xlim(-0.35, n - 0.55)
     axes.set_ylim((ABSENT if absent else 0) - 0.06, 1.12)
     axes.axis("off")
@@ -235,23 +247,25 @@ def _goal_axis(search: Search, goal: Goal) -> Axis:
     return Axis("", goal.title, min(values), max(values))
 
 
-def _draw_axis(axes: Axes, x: int, axis: Axis, partial: bool) -> None:
-    axes.plot([x, x], [0, 1], color=INK, linewidth=1.0, zorder=4)
-    name = middle_cut(axis.name, LONGEST_TICK - 3) + "\n(log)" * axis.log
-    axes.text(x, 1.05, name, ha="center", va="bottom", fontsize=8.5, color=INK)
+def _draw_axis(axes: Axes, x: int, axis: Axis, partial: bool, crowded: bool) -> None:
+    tick = max(7, look().small - 1)
+    axes.plot([x, x], [0, 1], color=INK, linewidth=0.6 * look().line, zorder=4)
+    name = middle_cut(axis.name, LONGEST_TICK - 3) + (" (log)" if crowded else "\n(log)") * axis.log
+    slant = {"rotation": 25, "ha": "left", "rotation_mode": "anchor"} if crowded else {"ha": "center"}
+    axes.text(x, 1.05, name, va="bottom", fontsize=look().small, color=INK, **slant)
     box = {"boxstyle": "round,pad=0.12", "facecolor": SHADE, "edgecolor": "none", "alpha": 0.85}
     ticks = [(axis.low, f"{axis.low:.3g}")] if axis.high <= axis.low else axis.ticks()
     for at, label in ticks:
         y = axis.share(axis.choices[int(at)] if axis.choices else at)
         if y is None:
             continue
-        axes.plot([x - 0.03, x], [y, y], color=INK, linewidth=0.8, zorder=4)
+        axes.plot([x - 0.03, x], [y, y], color=INK, linewidth=0.5 * look().line, zorder=4)
         axes.text(
-            x - 0.05, y, _short(label), ha="right", va="center", fontsize=7.5, color=INK, zorder=5, bbox=box
+            x - 0.05, y, _short(label), ha="right", va="center", fontsize=tick, color=INK, zorder=5, bbox=box
         )
     if partial:
         axes.text(
-            x - 0.05, ABSENT, "none", ha="right", va="center", fontsize=7.5, color=MUTED, zorder=5, bbox=box
+            x - 0.05, ABSENT, "none", ha="right", va="center", fontsize=tick, color=MUTED, zorder=5, bbox=box
         )
 
 
@@ -309,5 +323,5 @@ def _colour_bar(
     middles = [(a + b) / 2 for a, b in pairwise(edges)]
     bar.set_ticks(list(edges) if len(texts) == len(edges) else middles, labels=list(texts))
     bar.outline.set_visible(False)  # type: ignore[operator]
-    bar.ax.tick_params(labelsize=8, length=2)
-    bar.set_label(title, fontsize=8.5)
+    bar.ax.tick_params(labelsize=look().small, length=2)
+    bar.set_label(title, fontsize=look().small)

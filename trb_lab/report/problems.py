@@ -11,10 +11,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from trb_lab.spec.report import StatisticsSpec
 
 from .collect import SweepData
 from .items import RunItems
+from .judging import coverage
 from .settings import Setting, reference_setting, same_runs
 from .stats import mean, t_quantile
 from .tables import Cell, Row, Table, signed
@@ -33,6 +36,9 @@ class Comparison:
     """Whether both sides are means over the same seeds."""
     scores: ItemScores
     reference: ItemScores
+
+    run_ids: tuple[str, ...] = ()
+    """Of both sides."""
 
     def differences(self) -> ItemScores:
         return {
@@ -60,7 +66,8 @@ def comparisons(
         both = {name: sorted(scores[name].keys() & base[name].keys()) for name in data.mean_sets}
         if all(both.values()):
             kept = ({n: {p: side[n][p] for p in ids} for n, ids in both.items()} for side in (scores, base))
-            found.append(Comparison(setting, len(ours), bool(shared), *kept))
+            runs = [s.run_ids[seed] for s, side in ((setting, ours), (reference, others)) for seed in side]
+            found.append(Comparison(setting, len(ours), bool(shared), next(kept), next(kept), tuple(runs)))
     return found
 
 
@@ -98,8 +105,11 @@ def clustered_difference(differences: ItemScores) -> tuple[float, float | None, 
     return mean(means.values()), math.sqrt(variance), clusters
 
 
-def problem_table(compared: Sequence[Comparison], reference: str) -> Table | None:
+def problem_table(
+    compared: Sequence[Comparison], reference: str, statistics: StatisticsSpec | None = None
+) -> Table | None:
     """How many problems each setting won and lost against the reference (its title); None without item scores."""
+    judged = statistics or StatisticsSpec()
     if not compared:
         return None
     rows = []
@@ -108,12 +118,12 @@ def problem_table(compared: Sequence[Comparison], reference: str) -> Table | Non
         values = [v for found in gaps.values() for v in found.values()]
         won, lost = (sum(sign * v > 1e-9 for v in values) for sign in (1, -1))
         gap, error, clusters = clustered_difference(gaps)
-        half = None if error is None else t_quantile(clusters - 1) * error
+        half = None if error is None else t_quantile(clusters - 1, judged.level) * error
         text = signed(gap) if half is None else f"{signed(gap)} ± {100 * half:.1f}"
         counts = [won, lost, len(values) - won - lost, len(values)]
         seeds = Cell(str(one.seeds), float(one.seeds), note="" if one.paired else "other seeds")
         cells = [Cell(text, gap, half), *(Cell(str(n), float(n)) for n in counts), seeds]
-        rows.append(Row(one.setting.title, "arm", cells))
+        rows.append(Row(one.setting.title, "arm", [replace(c, run_ids=one.run_ids) for c in cells]))
     return Table(
         title=f"Problem by problem against {reference}",
         columns=["difference (points)", "won", "lost", "tied", "problems", "seeds"],
@@ -121,10 +131,10 @@ def problem_table(compared: Sequence[Comparison], reference: str) -> Table | Non
         notes=[
             "At the final checkpoint: a problem is won where the setting's mean over seeds and samples is above that "
             f"of {reference}.",
-            "Difference: mean over sets of the mean over problems, ± half-width of a 95 % interval clustered by "
-            "problem. It covers other problems of the same kind and other samples from these trained models; it does "
-            "not cover other training seeds (the intervals of the scores above do), and it is not corrected for the "
-            "number of settings.",
+            f"Difference: mean over sets of the mean over problems, ± half-width of a {coverage(judged)} interval "
+            "clustered by problem. It covers other problems of the same kind and other samples from these trained "
+            "models; it does not cover other training seeds (the intervals of the scores above do), and it is not "
+            "corrected for the number of settings.",
         ],
     )
 

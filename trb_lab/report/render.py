@@ -14,11 +14,12 @@ TITLE_WIDTH = 40
 
 
 def to_markdown(table: Table) -> str:
-    """A pipe table; bold as **bold**, notes of a cell in brackets, run ids (where it has any) in the last
-    column.
+    """A pipe table; bold as **bold**, the second underlined, notes of a cell in brackets, run ids (where rows have
+    any) in the last column.
     """
     with_runs = any(r.run_ids for r in table.rows)
-    lines = [_pipes([table.head, *map(markdown_escape, table.columns)] + ["runs"] * with_runs)]
+    heads = [markdown_escape(c + table.flags.get(c, "")) for c in table.columns]
+    lines = [_pipes([table.head, *heads] + ["runs"] * with_runs)]
     lines.append(_pipes(["---"] + ["---:"] * len(table.columns) + ["---"] * with_runs))
     for row in table.rows:
         runs = [", ".join(f"`{r}`" for r in row.run_ids)] * with_runs
@@ -45,13 +46,16 @@ def _pipes(cells: list[str]) -> str:
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = f"**{cell.text}**" if cell.bold else cell.text
-    return f"{text} ({cell.note})" if cell.note else text
+    text = markdown_escape(cell.text)
+    text = f"**{text}**" if cell.bold else f"<u>{text}</u>" if cell.second else text
+    text += cell.mark
+    return f"{text} ({markdown_escape(cell.note)})" if cell.note else text
 
 
 def to_html(table: Table, identifier: str) -> str:
     """A <table>; numeric cells carry data-value for sorting; titles are row headers; run ids unfold."""
-    names = [table.head, *(c.split(": ", 1)[-1] if table.groups else c for c in table.columns)]
+    short = zip(table.columns, table.short_columns, strict=True)
+    names = [table.head, *(name + table.flags.get(column, "") for column, name in short)]
     head = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in names)
     body = "\n".join(_html_row(row) for row in table.rows)
     return (
@@ -71,7 +75,8 @@ def _html_groups(table: Table) -> str:
 
 
 def _html_row(row: Row) -> str:
-    runs = "".join(f"<code>{escape(r)}</code>" for r in row.run_ids)
+    found = row.run_ids or list(dict.fromkeys(r for c in row.cells for r in c.run_ids))
+    runs = "".join(f"<code>{escape(r)}</code>" for r in found)
     details = f"<details><summary>runs</summary>{runs}</details>" if runs else ""
     cells = "".join(_html_cell(c) for c in row.cells)
     return f'<tr class="{row.kind}"><th scope="row">{escape(row.title)}{details}</th>{cells}</tr>'
@@ -80,7 +85,8 @@ def _html_row(row: Row) -> str:
 def _html_cell(cell: Cell) -> str:
     value = "" if cell.value is None else f' data-value="{cell.value:.6g}"'
     text = escape(cell.text)
-    text = f"<strong>{text}</strong>" if cell.bold else text
+    text = f"<strong>{text}</strong>" if cell.bold else f"<u>{text}</u>" if cell.second else text
+    text += f"<sup>{escape(cell.mark)}</sup>" if cell.mark else ""
     note = f'<span class="note">{escape(cell.note)}</span>' if cell.note else ""
     absent = cell.value is None and cell.text.startswith(("failed", "missing", "running"))
     mark = ' class="absent"' if absent else ""
@@ -88,21 +94,27 @@ def _html_cell(cell: Cell) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """Long enough to recompute the table: mean, half-width, bold and note of every column as columns."""
+    """Long enough to recompute the table: mean, half-width, bold, note and, where a cell of the column has one, the
+    mark as columns.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    marked = [any(row.cells[i].mark for row in table.rows) for i in range(len(table.columns))]
     fields = [
-        f"{c}{suffix}" for c in table.columns for suffix in ("", "_half_width", "_best_or_tied", "_note")
+        f"{c}{suffix}"
+        for c, mark in zip(table.columns, marked, strict=True)
+        for suffix in ("", "_half_width", "_best_or_tied", "_note", *["_mark"] * mark)
     ]
     writer.writerow(["title", "kind", *fields, "run_ids"])
     for row in table.rows:
         values: list[str] = []
-        for cell in row.cells:
+        for cell, mark in zip(row.cells, marked, strict=True):
             values += [
                 _number(cell.value) or cell.text,
                 _number(cell.half_width),
                 "1" if cell.bold else "",
                 cell.note,
+                *[cell.mark] * mark,
             ]
         writer.writerow([row.title, row.kind, *values, " ".join(row.run_ids)])
     return out.getvalue()
@@ -118,7 +130,10 @@ def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
     `*` marks the best and its ties. What is missing is told once a row, in the last column.
     """
     title_width = min(TITLE_WIDTH, max([len(r.title) for r in table.rows] + [len(table.head)]))
-    columns = [[c] + [_text_cell(r.cells[i]) for r in table.rows] for i, c in enumerate(table.columns)]
+    columns = [
+        [c + table.flags.get(c, "")] + [_text_cell(r.cells[i]) for r in table.rows]
+        for i, c in enumerate(table.columns)
+    ]
     columns[-1][1:] = [r.cells[-1].note or text for r, text in zip(table.rows, columns[-1][1:], strict=True)]
     titles = [table.head] + [_shorten(r.title, title_width) for r in table.rows]
     blocks: list[list[list[str]]] = [[]]
@@ -134,7 +149,8 @@ def to_text(table: Table, width: int = TEXT_WIDTH) -> str:
 
 
 def _text_cell(cell: Cell) -> str:
-    return cell.text + ("*" if cell.bold else " " if cell.half_width is not None else "")
+    star = "*" if cell.bold else " " if cell.half_width is not None else ""
+    return cell.text + cell.mark + star
 
 
 def _shorten(text: str, width: int) -> str:

@@ -10,7 +10,8 @@ from .collect import SweepData
 from .plot_search import history_figure, stops_figure
 from .plot_search_goals import front_figure, importance_figure
 from .plot_search_space import parallel_figure, slice_figures
-from .plot_style import FigureFiles, style
+from .plot_style import FigureFiles
+from .plot_venue import style
 from .search_data import FAILED, Search, read_searches
 from .search_tables import best_table, candidates_csv, confirmation_csv, confirmation_table
 from .search_words import headline, named, paragraphs

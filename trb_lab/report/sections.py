@@ -15,17 +15,20 @@ from trb_lab.spec.report import (
     ReportSpec,
     SearchBlock,
     SetupBlock,
+    StatisticsSpec,
     TableBlock,
     TextBlock,
     block_name,
 )
 from trb_lab.store.run_dir import Store
 
+from .code_flags import run_versions, with_code_flags
 from .cost_table import cost_table
 from .excerpts import Pair, excerpts
 from .figures import draw
 from .narrative import findings
 from .plot_style import FigureFiles
+from .plot_venue import style
 from .problems import problem_table, problems_csv
 from .search import search_sections
 from .selection_table import selection_table
@@ -102,14 +105,14 @@ def _make(context: Context, block: Block) -> list[Section]:
         paragraphs = [" ".join(p.split()) for p in block.text.split("\n\n") if p.strip()]
         return [Section(name, block.title or "", paragraphs=paragraphs)]
     if isinstance(block, FindingsBlock):
-        return [_findings(block, name, sources)]
+        return [_findings(context, block, name, sources)]
     if isinstance(block, TableBlock):
         return _tables(context, block, name, sources)
     if isinstance(block, FigureBlock):
-        figure = draw(context, block, sources)
-        if figure is None:
-            return [Section(name, block.title or name, absent="The runs hold no data for this figure.")]
-        return [Section(name, block.title or figure.title, figures=[figure])]
+        drawn = draw(context, block, name, sources)
+        told = [drawn.absent] if drawn.figures and drawn.absent and not context.quiet else []
+        absent = "" if drawn.figures else drawn.absent
+        return [Section(name, drawn.title, paragraphs=told, figures=drawn.figures, absent=absent)]
     if isinstance(block, ExcerptBlock):
         return [_excerpts(context, block, name, sources)]
     if isinstance(block, SearchBlock):
@@ -130,21 +133,22 @@ def _make(context: Context, block: Block) -> list[Section]:
     return [Section(name, block.title or "Setup", setups=setups)]
 
 
-def _findings(block: FindingsBlock, name: str, sources: Sequence[Source]) -> Section:
+def _findings(context: Context, block: FindingsBlock, name: str, sources: Sequence[Source]) -> Section:
     told = []
     for source in sources:
         lead = f"{source.label}: " * (len(sources) > 1)
-        told += [lead + p for p in findings(source.data, source.settings, source.arms)]
+        found = findings(source.data, source.settings, source.arms, context.spec.statistics)
+        told += [lead + p for p in found]
     return Section(name, block.title or "What came out", paragraphs=told)
 
 
-SourceTable = Callable[[Source], Table | None]
+SourceTable = Callable[[Source, StatisticsSpec], Table | None]
 SOURCE_TABLES: dict[str, SourceTable] = {
-    "scores": lambda s: score_table(s.data, s.settings),
-    "selection": lambda s: selection_table(s.data, s.arms),
-    "problems": lambda s: problem_table(s.comparisons, s.reference.title if s.reference else ""),
-    "cost": lambda s: cost_table(s.data, s.settings),
-    "health": lambda s: health_table(s.data, s.settings),
+    "scores": lambda s, how: score_table(s.data, s.settings, how),
+    "selection": lambda s, how: selection_table(s.data, s.arms, how),
+    "problems": lambda s, how: problem_table(s.comparisons, s.reference.title if s.reference else "", how),
+    "cost": lambda s, how: cost_table(s.data, s.settings, how),
+    "health": lambda s, _: health_table(s.data, s.settings),
 }
 """Name of a table of one source -> what makes it, or gives None where the sweep has no data for it."""
 NAV = {"scores": "Scores", "selection": "Selection rules", "problems": "Problem by problem"}
@@ -154,9 +158,9 @@ def _tables(context: Context, block: TableBlock, name: str, sources: Sequence[So
     if block.table == "results":
         from .results import results_table
 
-        table = results_table(sources, block, context.spec)
-        return [Section(name, block.title or table.title, tables=[(name, table)])]
-    made = [(s, SOURCE_TABLES[block.table](s)) for s in sources]
+        results = with_code_flags(results_table(sources, block, context.spec), run_versions(sources))
+        return [Section(name, block.title or results.title, tables=[(name, results)])]
+    made = [(s, SOURCE_TABLES[block.table](s, context.spec.statistics)) for s in sources]
     several = len(made) > 1
     sections = []
     for source, table in made:
@@ -164,6 +168,7 @@ def _tables(context: Context, block: TableBlock, name: str, sources: Sequence[So
         if table is None:
             sections.append(Section(own, block.title or name, absent="The runs hold no data for this table."))
             continue
+        table = with_code_flags(table, run_versions([source]))
         title = block.title or (f"Scores: {table.title}" if block.table == "scores" else table.title)
         title += f" ({source.label})" * several
         files = {}
@@ -183,9 +188,12 @@ def _excerpts(context: Context, block: ExcerptBlock, name: str, sources: Sequenc
 
 def _searches(context: Context, sources: Sequence[Source]) -> list[Section]:
     found = []
+    options = context.spec.figures
     for source in sources:
         folder = context.store.sweep(source.data.name).path / "search"
-        for s in search_sections(source.data, folder, context.out):
+        with style(options.venue, options.formats, context.spec.statistics.level):
+            searches = search_sections(source.data, folder, context.out)
+        for s in searches:
             found.append(
                 Section(
                     s.anchor,

@@ -37,6 +37,10 @@ class Chosen:
 
     scores: dict[str, dict[int, float]]
     choices: list[Candidate]
+    used: list[tuple[int, Candidate]]
+    """(seed, candidate that it was scored with), in the order of the seeds; the fair rule has two a seed, the first
+    scored on half A.
+    """
 
 
 def paper_rule(candidates: CandidateScores, sets: Sequence[str]) -> Chosen | None:
@@ -52,7 +56,7 @@ def paper_rule(candidates: CandidateScores, sets: Sequence[str]) -> Chosen | Non
         scores.setdefault(MEAN, {})[seed] = _suite(found, sets)
         for name in sets:
             scores.setdefault(name, {})[seed] = found[name]
-    return Chosen(scores, [best])
+    return Chosen(scores, [best], [(seed, best) for seed in sorted(candidates[best])])
 
 
 def fair_rule(candidates: CandidateHalves, sets: Sequence[str]) -> Chosen | None:
@@ -64,6 +68,7 @@ def fair_rule(candidates: CandidateHalves, sets: Sequence[str]) -> Chosen | None
     seeds = sorted({seed for found in candidates.values() for seed in found})
     scores: dict[str, dict[int, float]] = {}
     choices: list[Candidate] = []
+    used: list[tuple[int, Candidate]] = []
     for seed in seeds:
         others = [s for s in seeds if s != seed] or [seed]
         able = {c: found for c, found in candidates.items() if seed in found}
@@ -74,13 +79,14 @@ def fair_rule(candidates: CandidateHalves, sets: Sequence[str]) -> Chosen | None
         if by_a is None or by_b is None:
             continue
         choices += [by_a, by_b]
+        used += [(seed, by_b), (seed, by_a)]
         for name in sets:
             on_a, on_b = able[by_b][seed][name], able[by_a][seed][name]
             total = on_a.num_a * on_a.a if on_a.num_a else 0.0
             total += on_b.num_b * on_b.b if on_b.num_b else 0.0
             scores.setdefault(name, {})[seed] = total / (on_a.num_a + on_b.num_b)
         scores.setdefault(MEAN, {})[seed] = mean(scores[name][seed] for name in sets)
-    return Chosen(scores, choices) if choices else None
+    return Chosen(scores, choices, used) if choices else None
 
 
 def _best(scores: Mapping[Candidate, Sequence[float | None]]) -> Candidate | None:

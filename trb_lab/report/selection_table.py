@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from trb_lab.spec.report import StatisticsSpec
+
 from .arms import Arm, arm_differences
 from .collect import MEAN, SweepData
+from .judging import MARK, coverage, mark_note, significant
 from .selection import Chosen
 from .stats import Difference, mean, t_interval
 from .tables import Cell, Row, Table, interval_text, percent, points, signed
@@ -15,12 +18,16 @@ PAPER, FAIR, FINAL, CHOSEN = "paper", "fair", "final", "chosen"
 TITLES = {PAPER: "paper's rule", FAIR: "fair rule", FINAL: "final checkpoint", CHOSEN: "chosen by"}
 
 
-def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
+def selection_table(
+    data: SweepData, arms: Sequence[Arm], statistics: StatisticsSpec | None = None
+) -> Table | None:
     """None where arms have no evaluation set in common, or nothing has finished."""
+    judged = statistics or StatisticsSpec()
     if not data.mean_sets or not any(arm.completed for arm in arms):
         return None
     sets = [MEAN, *data.mean_sets] if len(data.mean_sets) > 1 else list(data.mean_sets)
-    gaps = arm_differences(arms, MEAN)
+    gaps = arm_differences(arms, MEAN, judged.level)
+    certain, family = significant(gaps, judged)
     reference = next((a for a in arms if a.is_reference), None)
     names = [AVERAGE if s == MEAN else s for s in sets]
     against = [] if reference is None else [f"vs {reference.label}"]
@@ -33,12 +40,13 @@ def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
     }
     rows = []
     for arm in arms:
-        cells = [*_paper_cells(arm, sets), *_fair_cells(arm, sets)]
+        cells = [*_paper_cells(arm, sets), *_fair_cells(arm, sets, judged.level)]
         if reference is not None:
             at = len(groups[PAPER]) + len(names)
-            cells.insert(at, _gap_cell(arm, reference, gaps.get(arm.name)))
+            mark = MARK if arm.name in certain else ""
+            cells.insert(at, _gap_cell(arm, reference, gaps.get(arm.name), mark))
         cells += [
-            _final_cell(arm),
+            _final_cell(arm, judged.level),
             *_choice_cells(arm),
             Cell(str(arm.completed), float(arm.completed), note=arm.problems),
         ]
@@ -51,7 +59,7 @@ def selection_table(data: SweepData, arms: Sequence[Arm]) -> Table | None:
             for column in columns
         ],
         rows=rows,
-        notes=_notes(arms, reference),
+        notes=_notes(arms, reference, judged, family if certain else 0),
         groups=[(TITLES.get(group, ""), len(columns)) for group, columns in groups.items()],
         head="arm",
     )
@@ -61,25 +69,32 @@ def _paper_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
     if arm.paper is None:
         return [Cell("–")] * (len(sets) + 1)
     means = [mean(arm.paper.scores[name].values()) for name in sets]
-    scores = [Cell(percent(value), value) for value in means]
+    runs = arm.runs_of(arm.paper)
+    scores = [Cell(percent(value), value, run_ids=runs) for value in means]
     return [*scores, _tried(arm.paper_tried)]
 
 
-def _fair_cells(arm: Arm, sets: Sequence[str]) -> list[Cell]:
+def _fair_cells(arm: Arm, sets: Sequence[str], level: float) -> list[Cell]:
     if arm.fair is None:
         return [Cell("–", note="no item scores" if arm.completed else ""), *[Cell("–")] * (len(sets) + 1)]
-    cells = []
+    cells, runs = [], arm.runs_of(arm.fair)
     for name in sets:
-        interval = t_interval(list(arm.fair.scores[name].values()))
+        interval = t_interval(list(arm.fair.scores[name].values()), level)
         note = "1 seed" if interval.n == 1 else ""
-        cells.append(Cell(interval_text(interval), interval.mean, interval.half_width, note=note))
+        cells.append(
+            Cell(interval_text(interval), interval.mean, interval.half_width, note=note, run_ids=runs)
+        )
     gain = optimism(arm.paper, arm.fair)
-    told = Cell("–") if gain is None else Cell(signed(gain), gain)
+    both = runs if arm.paper is None else tuple(dict.fromkeys(runs + arm.runs_of(arm.paper)))
+    told = Cell("–") if gain is None else Cell(signed(gain), gain, run_ids=both)
     return [*cells, _tried(arm.fair_tried), told]
 
 
 def _choice_cells(arm: Arm) -> list[Cell]:
-    return [Cell(arm.describe(rule) if rule else "–") for rule in (arm.paper, arm.fair)]
+    return [
+        Cell(arm.describe(rule), run_ids=arm.runs_of(rule)) if rule else Cell("–")
+        for rule in (arm.paper, arm.fair)
+    ]
 
 
 def optimism(paper: Chosen | None, fair: Chosen | None) -> float | None:
@@ -95,22 +110,24 @@ def _tried(number: int) -> Cell:
     return Cell(str(number), float(number))
 
 
-def _final_cell(arm: Arm) -> Cell:
+def _final_cell(arm: Arm, level: float) -> Cell:
     if not arm.final:
         return Cell("–")
-    interval = t_interval(list(arm.final.values()))
-    return Cell(interval_text(interval), interval.mean, interval.half_width)
+    interval = t_interval(list(arm.final.values()), level)
+    return Cell(interval_text(interval), interval.mean, interval.half_width, run_ids=arm.final_runs)
 
 
-def _gap_cell(arm: Arm, reference: Arm, gap: Difference | None) -> Cell:
+def _gap_cell(arm: Arm, reference: Arm, gap: Difference | None, mark: str) -> Cell:
     if arm is reference or gap is None:
         return Cell("–")
     note = "" if gap.paired or gap.n == 1 else "unpaired"
-    rule = "" if arm.fair is not None and reference.fair is not None else " (final)"
-    return Cell(points(gap) + rule, gap.mean, gap.half_width, note=note)
+    fair = arm.fair is not None and reference.fair is not None
+    runs = [a.runs_of(a.fair) if fair and a.fair else a.final_runs for a in (arm, reference)]
+    text = points(gap) + ("" if fair else " (final)")
+    return Cell(text, gap.mean, gap.half_width, note=note, mark=mark, run_ids=runs[0] + runs[1])
 
 
-def _notes(arms: Sequence[Arm], reference: Arm | None) -> list[str]:
+def _notes(arms: Sequence[Arm], reference: Arm | None, judged: StatisticsSpec, marked: int) -> list[str]:
     notes = [
         "Paper's rule: of all settings and evaluated checkpoints of an arm (tried: their number), the one with the "
         "highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more.",
@@ -123,8 +140,10 @@ def _notes(arms: Sequence[Arm], reference: Arm | None) -> list[str]:
     if reference is not None:
         notes.append(
             f"vs {reference.label}: difference of {AVERAGE} under the fair rule in points, paired by seed, with its "
-            "95 % interval, not corrected for the number of arms."
+            f"{coverage(judged)} interval, each alone."
         )
+        if marked:
+            notes.append(mark_note(marked, judged))
     scored = [a for a in arms if a.completed]
     if any(a.fair and len(a.fair.scores[MEAN]) == 1 for a in scored):
         notes.append(

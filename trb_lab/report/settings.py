@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from .collect import MEAN, SweepData
-from .stats import Difference, SeedScores, difference
+from .stats import LEVEL, Difference, SeedScores, difference
 
 UNFINISHED_STATES = ("failed", "cancelled", "interrupted", "paused", "running")
 """States of planned trials without a result; any other is shown as missing."""
@@ -58,6 +58,10 @@ class Setting:
 
     def mean_scores(self) -> SeedScores:
         return self.scores.get(MEAN, {})
+
+    def runs_of(self, name: str = MEAN) -> tuple[str, ...]:
+        """The runs whose scores on one set are known, in the order of their seeds."""
+        return tuple(self.run_ids[seed] for seed in sorted(self.scores.get(name, {})))
 
 
 def unfinished(states: Sequence[str]) -> str:
@@ -128,7 +132,7 @@ def reference_setting(settings: list[Setting]) -> Setting | None:
     return next((s for s in settings if s.is_reference), None)
 
 
-def differences(settings: list[Setting], name: str = MEAN) -> dict[str, Difference]:
+def differences(settings: list[Setting], name: str = MEAN, level: float = LEVEL) -> dict[str, Difference]:
     """Every other setting minus the reference setting on one set, by key.
 
     Settings without scores are absent, and those that are the reference's own runs under another name.
@@ -139,7 +143,7 @@ def differences(settings: list[Setting], name: str = MEAN) -> dict[str, Differen
     found = {}
     for setting in settings:
         if setting.key != reference.key and not same_runs(setting, reference):
-            gap = difference(setting.scores.get(name, {}), reference.scores.get(name, {}))
+            gap = difference(setting.scores.get(name, {}), reference.scores.get(name, {}), level)
             if gap is not None:
                 found[setting.key] = gap
     return found

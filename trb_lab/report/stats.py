@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 LEVEL = 0.05
-"""Two-sided level of every test and interval."""
+"""Two-sided level of tests and intervals, where a report's definition says no other."""
+
+Correction = Literal["holm", "none"]
 
 SeedScores = Mapping[int, float]
 """seed -> score of one setting."""
@@ -20,7 +23,7 @@ SeedScores = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with the half-width of its 95 % interval; `half_width` is None where one value gives none."""
+    """A mean with the half-width of its interval; `half_width` is None where one value gives none."""
 
     mean: float
     half_width: float | None
@@ -37,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b with its 95 % interval. `p_value` is None where the data cannot say (one seed, or no spread)."""
+    """a - b with its interval of 1 - `level`. `p_value` is None where the data cannot say (one seed, no spread)."""
 
     mean: float
     half_width: float | None
@@ -46,10 +49,12 @@ class Difference:
     paired: bool
     sd: float | None = None
     """Standard deviation of the paired differences; None when unpaired."""
+    level: float = LEVEL
 
     @property
     def significant(self) -> bool:
-        return self.p_value is not None and self.p_value < LEVEL
+        """Taken alone, at its own level."""
+        return self.p_value is not None and self.p_value < self.level
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Best:
     best: str | None = None
     ties: frozenset[str] = field(default_factory=frozenset)
     """Settings that are not significantly worse than the best, the best included."""
+    second: str | None = None
+    """The highest mean that is not among them."""
 
 
 def mean(values: Iterable[float]) -> float:
@@ -78,7 +85,7 @@ def t_quantile(df: float, level: float = LEVEL) -> float:
     """Two-sided Student-t quantile."""
     from scipy.stats import t
 
-    return float(t.ppf(1 - level / 2, df))
+    return float(t.isf(level / 2, df))
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -91,12 +98,15 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
     return Interval(mean(values), t_quantile(n - 1, level) * sd(values) / math.sqrt(n), n)
 
 
-def normal_interval(value: float, stderr: float | None, n: int = 1) -> Interval:
-    """value +- 1.96 standard errors: for one model scored on many problems."""
-    return Interval(value, None if stderr is None else 1.959963984540054 * stderr, n)
+def normal_interval(value: float, stderr: float | None, n: int = 1, level: float = LEVEL) -> Interval:
+    """value +- 1.96 standard errors (at 5 %): for one model scored on many problems."""
+    from statistics import NormalDist
+
+    quantile = NormalDist().inv_cdf(1 - level / 2)
+    return Interval(value, None if stderr is None else quantile * stderr, n)
 
 
-def difference(a: SeedScores, b: SeedScores) -> Difference | None:
+def difference(a: SeedScores, b: SeedScores, level: float = LEVEL) -> Difference | None:
     """a - b: paired over common seeds when there are two, else Welch when both have two seeds.
 
     None when either is empty. Differences without any spread (scores are counts over a few hundred samples,
@@ -107,14 +117,14 @@ def difference(a: SeedScores, b: SeedScores) -> Difference | None:
     common = sorted(set(a) & set(b))
     if len(common) >= 2:
         deltas = [a[s] - b[s] for s in common]
-        interval, p_value = t_interval(deltas), _one_sample_p(deltas)
+        interval, p_value = t_interval(deltas, level), _one_sample_p(deltas)
         half_width = None if p_value is None else interval.half_width
-        return Difference(interval.mean, half_width, p_value, len(common), True, sd(deltas))
+        return Difference(interval.mean, half_width, p_value, len(common), True, sd(deltas), level)
     centre = mean(a.values()) - mean(b.values())
     if len(a) >= 2 and len(b) >= 2:
-        half_width, p_value = _welch(list(a.values()), list(b.values()))
-        return Difference(centre, half_width, p_value, min(len(a), len(b)), False)
-    return Difference(centre, None, None, 1, bool(common))
+        half_width, p_value = _welch(list(a.values()), list(b.values()), level)
+        return Difference(centre, half_width, p_value, min(len(a), len(b)), False, level=level)
+    return Difference(centre, None, None, 1, bool(common), level=level)
 
 
 def _one_sample_p(deltas: Sequence[float]) -> float | None:
@@ -126,7 +136,7 @@ def _one_sample_p(deltas: Sequence[float]) -> float | None:
     return float(2 * t.sf(abs(centre) / (spread / math.sqrt(n)), n - 1))
 
 
-def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float | None]:
+def _welch(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:
     """Half-width of the interval and p-value of Welch's unequal-variance t test."""
     from scipy.stats import t
 
@@ -135,7 +145,7 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> tuple[float | None, float 
         return None, None
     df = (var_a + var_b) ** 2 / (var_a**2 / (len(a) - 1) + var_b**2 / (len(b) - 1))
     stderr = math.sqrt(var_a + var_b)
-    return t_quantile(df) * stderr, float(2 * t.sf(abs(mean(a) - mean(b)) / stderr, df))
+    return t_quantile(df, level) * stderr, float(2 * t.sf(abs(mean(a) - mean(b)) / stderr, df))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -148,24 +158,37 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def best_with_ties(scores: Mapping[str, SeedScores]) -> Best:
+def adjusted_p(p_values: Mapping[str, float], correction: Correction = "holm") -> dict[str, float]:
+    """p-values as a report judges them: corrected for all of them together, or as they are."""
+    return holm(p_values) if correction == "holm" else dict(p_values)
+
+
+def best_with_ties(
+    scores: Mapping[str, SeedScores], level: float = LEVEL, correction: Correction = "holm"
+) -> Best:
     """The highest mean among settings with two seeds or more, and every such setting not significantly
-    below it.
+    below it, corrected for the number of settings that are compared with it.
 
     A setting with one seed is never bold, and cannot be beaten or win: it is left out. Where seeds are
     missing, the highest mean may be the significantly worse one on the seeds that both have; that does not
-    make the other one worse, and both are in the ties.
+    make the other one worse, and both are in the ties. The second is the highest mean below the ties, of settings
+    with two seeds or more; where no setting has two, it is the highest mean there is.
     """
-    eligible = {k: v for k, v in scores.items() if len(v) >= 2}
+    means = {k: mean(v.values()) for k, v in sorted(scores.items()) if v}
+    eligible = [k for k in means if len(scores[k]) >= 2]
     if not eligible:
-        return Best()
-    best = max(sorted(eligible), key=lambda k: mean(eligible[k].values()))
-    ties = {best}
-    for key, values in eligible.items():
-        gap = difference(eligible[best], values)
-        if gap is not None and not (gap.significant and gap.mean > 0):
-            ties.add(key)
-    return Best(best, frozenset(ties))
+        return Best(second=max(means, key=lambda k: means[k]) if means else None)
+    best = max(eligible, key=lambda k: means[k])
+    gaps = {k: difference(scores[best], scores[k], level) for k in eligible if k != best}
+    tested = {k: g.p_value for k, g in gaps.items() if g is not None and g.p_value is not None}
+    adjusted = adjusted_p(tested, correction)
+    below = [k for k in tested if adjusted[k] < level and _above(gaps[k])]
+    ties = frozenset(eligible) - frozenset(below)
+    return Best(best, ties, max(below, key=lambda k: means[k]) if below else None)
+
+
+def _above(gap: Difference | None) -> bool:
+    return gap is not None and gap.mean > 0
 
 
 def pooled_sd(differences: Iterable[Difference]) -> float | None:
@@ -180,8 +203,10 @@ def pooled_sd(differences: Iterable[Difference]) -> float | None:
     return math.sqrt(math.fsum(sorted(df * spread**2 for df, spread in usable)) / total)
 
 
-def seeds_needed(spread: float, effect: float, power: float = 0.8, limit: int = 1000) -> int | None:
-    """Seeds for a paired t test at 5 % to find `effect` with the given power; None beyond `limit`.
+def seeds_needed(
+    spread: float, effect: float, power: float = 0.8, limit: int = 1000, level: float = LEVEL
+) -> int | None:
+    """Seeds for a paired t test at this level to find `effect` with the given power; None beyond `limit`.
 
     `spread` is the standard deviation of a paired difference, in the units of `effect`. Exact (noncentral t).
     """
@@ -189,7 +214,7 @@ def seeds_needed(spread: float, effect: float, power: float = 0.8, limit: int = 
 
     def reaches(n: int) -> bool:
         shift = effect / spread * math.sqrt(n)
-        bound = t_quantile(n - 1)
+        bound = t_quantile(n - 1, level)
         upper = float(nct.sf(bound, n - 1, shift))
         # The far tail adds nothing beyond a shift of 4, and scipy gives nan for it there.
         return upper + (float(nct.cdf(-bound, n - 1, shift)) if shift < 4 else 0.0) >= power

@@ -1,19 +1,24 @@
 """The report's tables as one model: what each cell says, before any format.
 
-`render.py` writes it four ways.
+`render.py` writes it four ways, `latex.py` for a paper, `sidecar.py` as JSON with the runs behind every cell.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
+from trb_lab.spec.report import StatisticsSpec
+
 from .collect import MEAN, SweepData
+from .judging import MARK, bold_note, coverage, mark_note, significant
 from .settings import UNFINISHED_STATES, Setting, differences, reference_setting, same_runs
-from .stats import Difference, Interval, best_with_ties, mean, normal_interval, t_interval
+from .stats import Best, Difference, Interval, best_with_ties, mean, normal_interval, t_interval
 
 ROLE_TITLES = {"teacher": "teacher", "student": "untrained student"}
 
@@ -65,6 +70,22 @@ class Table:
     caption: str = ""
     """What LaTeX says above the table; empty takes the title."""
 
+    def runs_behind(self, row: Row, index: int) -> tuple[str, ...]:
+        """The runs that a cell was made from."""
+        cell = row.cells[index]
+        return cell.run_ids or (() if cell.value is None else tuple(row.run_ids))
+
+    @property
+    def short_columns(self) -> list[str]:
+        """Names of the columns below the names of their groups."""
+        if not self.groups:
+            return list(self.columns)
+        titles = [title for title, span in self.groups for _ in range(span)]
+        return [
+            name.removeprefix(f"{title}: ") if name.startswith(f"{title}: ") else name.split(": ", 1)[-1]
+            for title, name in zip(titles, self.columns, strict=True)
+        ]
+
 
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
@@ -90,17 +111,26 @@ def interval_text(interval: Interval) -> str:
     return f"{percent(interval.mean)} ± {100 * interval.half_width:.1f}"
 
 
-def score_table(data: SweepData, settings: list[Setting]) -> Table:
+def score_table(data: SweepData, settings: list[Setting], statistics: StatisticsSpec | None = None) -> Table:
     """Arms by test sets: reference rows, then settings in the plan's order, the best and its ties in bold."""
+    judged = statistics or StatisticsSpec()
     columns = [*data.sets, MEAN] if data.mean_sets and len(data.sets) > 1 else list(data.sets)
-    best = {c: best_with_ties({s.key: s.scores.get(c, {}) for s in settings}) for c in columns}
-    gaps = differences(settings)
+    best = {
+        c: best_with_ties({s.key: s.scores.get(c, {}) for s in settings}, judged.level, judged.correction)
+        for c in columns
+    }
+    gaps = differences(settings, level=judged.level)
+    certain, family = significant(gaps, judged, {s.key: " ".join(s.run_ids.values()) for s in settings})
     reference = reference_setting(settings)
-    rows = [_reference_row(data, r, columns, reference is not None) for r in data.references.itertuples()]
+    rows = [
+        _reference_row(data, r, columns, reference is not None, judged.level)
+        for r in data.references.itertuples()
+    ]
     for setting in settings:
-        cells = [_score_cell(setting, c, setting.key in best[c].ties) for c in columns]
+        cells = [_score_cell(setting, c, best[c], judged.level) for c in columns]
         if reference is not None:
-            cells.append(_gap_cell(gaps.get(setting.key), setting, reference))
+            mark = MARK if setting.key in certain else ""
+            cells.append(_gap_cell(gaps.get(setting.key), setting, reference, mark))
         cells.append(_seed_cell(setting))
         kind = "baseline" if setting is reference else "arm"
         rows.append(Row(setting.title, kind, cells, [setting.run_ids[s] for s in sorted(setting.run_ids)]))
@@ -109,7 +139,7 @@ def score_table(data: SweepData, settings: list[Setting]) -> Table:
         title="pass@1 (%)",
         columns=[*columns, *against, "seeds"],
         rows=rows,
-        notes=[*_set_notes(data), *_notes(settings, reference)],
+        notes=[*_set_notes(data), *_notes(settings, reference, judged, family if certain else 0)],
     )
 
 
@@ -122,20 +152,23 @@ def _set_notes(data: SweepData) -> list[str]:
     return [f"Mean: over the evaluation sets that every setting has ({', '.join(data.mean_sets)})."]
 
 
-def _notes(settings: list[Setting], reference: Setting | None) -> list[str]:
-    notes = ["Mean ± half-width of the Student-t 95 % interval over seeds, at the end of training."]
+def _notes(
+    settings: list[Setting], reference: Setting | None, judged: StatisticsSpec, marked: int
+) -> list[str]:
+    """marked: number of comparisons that the marks are corrected for; 0 where nothing is marked."""
+    notes = [
+        f"Mean ± half-width of the Student-t {coverage(judged)} interval over seeds, at the end of training."
+    ]
     if any(s.completed == 1 for s in settings):
         notes.append("A setting with one finished seed has no interval and is never bold.")
-    notes.append(
-        "Bold: the highest mean of a column and every setting not significantly below it "
-        "(difference paired by "
-        "seed, 5 % level, not corrected for the number of settings)."
-    )
+    notes.append(bold_note("setting", judged))
     if reference is not None:
         notes.append(
             f"vs {reference.title}: difference of the mean over sets in points, paired by seed, "
-            "with its 95 % interval."
+            f"with its {coverage(judged)} interval, each alone."
         )
+    if marked:
+        notes.append(mark_note(marked, judged))
     notes.append(
         "Teacher and untrained student are one model each: their intervals come from the spread "
         "over problems."
@@ -143,17 +176,19 @@ def _notes(settings: list[Setting], reference: Setting | None) -> list[str]:
     return notes
 
 
-def _reference_row(data: SweepData, reference: Any, columns: list[str], with_gap: bool) -> Row:
+def _reference_row(data: SweepData, reference: Any, columns: list[str], with_gap: bool, level: float) -> Row:
     scores = data.scores[data.scores["run_id"] == reference.run_id].set_index("set")
     cells = []
     for column in columns:
         if column in scores.index:
             row = scores.loc[column].to_dict()
             stderr = None if pd.isna(row["stderr"]) else float(row["stderr"])
-            interval = normal_interval(float(row["pass_at_1"]), stderr)
+            interval = normal_interval(float(row["pass_at_1"]), stderr, level=level)
         elif column == MEAN and reference.state == "completed" and not pd.isna(reference.score_mean):
             interval = normal_interval(
-                float(reference.score_mean), _stderr_of_mean(scores["stderr"][data.mean_sets])
+                float(reference.score_mean),
+                _stderr_of_mean(scores["stderr"][data.mean_sets]),
+                level=level,
             )
         else:
             cells.append(Cell(_absent(str(reference.state))))
@@ -177,23 +212,33 @@ def _absent(state: str) -> str:
     return state if state in UNFINISHED_STATES else "missing"
 
 
-def _score_cell(setting: Setting, column: str, bold: bool) -> Cell:
+def _score_cell(setting: Setting, column: str, best: Best, level: float) -> Cell:
     values = list(setting.scores.get(column, {}).values())
     if not values:
         return Cell(setting.problems or "missing")
-    interval = t_interval(values)
+    interval = t_interval(values, level)
     note = setting.problems
     if interval.n == 1:
         note = f"1 seed, {note}" if note else "1 seed"
-    return Cell(interval_text(interval), interval.mean, interval.half_width, bold, note)
+    return Cell(
+        interval_text(interval),
+        interval.mean,
+        interval.half_width,
+        bold=setting.key in best.ties,
+        note=note,
+        second=setting.key == best.second,
+        run_ids=setting.runs_of(column),
+    )
 
 
-def _gap_cell(gap: Difference | None, setting: Setting, reference: Setting) -> Cell:
+def _gap_cell(gap: Difference | None, setting: Setting, reference: Setting, mark: str) -> Cell:
     if setting is reference:
         return Cell("–")
     if gap is None:
         return Cell("same runs" if same_runs(setting, reference) else "")
-    return Cell(points(gap), gap.mean, gap.half_width, False, "" if gap.paired or gap.n == 1 else "unpaired")
+    note = "" if gap.paired or gap.n == 1 else "unpaired"
+    runs = setting.runs_of() + reference.runs_of()
+    return Cell(points(gap), gap.mean, gap.half_width, note=note, mark=mark, run_ids=runs)
 
 
 def _seed_cell(setting: Setting) -> Cell:
@@ -207,21 +252,25 @@ LAST_STEPS = 10
 def health_table(data: SweepData, settings: list[Setting]) -> Table:
     """Cost and health of each setting: means over the seeds that have metrics, finished or not."""
     columns = ["length", "truncated %", "s/step warmup", "s/step after", "redraw % warmup"]
-    curves = {str(k): v for k, v in data.curves.groupby("run_id")}
-    timing = {str(k): v for k, v in data.timing.groupby("run_id")}
+    begun = set(data.curves["run_id"])
     rows = []
     for setting in settings:
-        runs = [(curves[r], timing.get(r)) for r in setting.run_ids.values() if r in curves]
+        found = tuple(r for _, r in sorted(setting.run_ids.items()) if r in begun)
         k = setting.horizon_steps
+        lengths, cut = (
+            [_mean(data.curve_values(r, f"rollout/{name}", last=LAST_STEPS)) for r in found]
+            for name in ("length_mean", "truncated_share")
+        )
+        redrawn = [_mean(data.curve_values(r, "policy/redraw_rate", end=k)) for r in found]
         cells = [
-            _mean_cell([_tail(c, "rollout/length_mean") for c, _ in runs], "{:.0f}"),
-            _mean_cell([_tail(c, "rollout/truncated_share") for c, _ in runs], "{:.1f}", 100),
-            _mean_cell([_median_seconds(t, 0, k) for _, t in runs], "{:.2f}"),
-            _mean_cell([_median_seconds(t, k, None) for _, t in runs], "{:.2f}"),
-            _mean_cell([_warmup_mean(c, "policy/redraw_rate", k) for c, _ in runs], "{:.1f}", 100),
+            _mean_cell(lengths, "{:.0f}"),
+            _mean_cell(cut, "{:.1f}", 100),
+            _mean_cell([_median_seconds(data, r, 0, k) for r in found], "{:.2f}"),
+            _mean_cell([_median_seconds(data, r, k, math.inf) for r in found], "{:.2f}"),
+            _mean_cell(redrawn, "{:.1f}", 100),
         ]
         kind = "baseline" if setting.is_reference else "arm"
-        rows.append(Row(setting.title, kind, cells))
+        rows.append(Row(setting.title, kind, [replace(c, run_ids=found) for c in cells]))
     notes = [
         f"Mean response tokens and share of responses cut at the limit over the last {LAST_STEPS} steps.",
         "Median seconds of a step without its evaluation; trials that shared a machine slowed each other.",
@@ -232,24 +281,13 @@ def health_table(data: SweepData, settings: list[Setting]) -> Table:
     return Table("Cost and health", columns, rows, notes)
 
 
-def _tail(curve: pd.DataFrame, column: str) -> float | None:
-    return _column_mean(curve.tail(LAST_STEPS), column)
-
-
-def _warmup_mean(curve: pd.DataFrame, column: str, horizon: int) -> float | None:
-    return _column_mean(curve[curve["step"] < horizon], column)
-
-
-def _column_mean(curve: pd.DataFrame, column: str) -> float | None:
-    values = [float(v) for v in curve[column].dropna()] if column in curve else []
+def _mean(values: Sequence[float]) -> float | None:
     return mean(values) if values else None
 
 
-def _median_seconds(timing: pd.DataFrame | None, first: int, end: int | None) -> float | None:
-    if timing is None:
-        return None
-    chosen = timing[(timing["step"] >= first) & (timing["step"] < (math.inf if end is None else end))]
-    return float(chosen["seconds"].median()) if len(chosen) else None
+def _median_seconds(data: SweepData, run_id: str, first: int, end: float) -> float | None:
+    seconds = data.step_seconds(run_id, first, end)
+    return statistics.median(seconds.tolist()) if len(seconds) else None
 
 
 def _mean_cell(values: list[float | None], form: str, scale: float = 1.0) -> Cell:

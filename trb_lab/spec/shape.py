@@ -115,6 +115,8 @@ def _of(annotation: Any, metadata: list[Any], **common: Any) -> Shape:
         common["nullable"] = len(options) < len(typing.get_args(annotation))
         if len(options) == 1:
             return _of(options[0], metadata, **common)
+        if not all(isinstance(o, type) and issubclass(o, BaseModel) for o in options):
+            return Shape("leaf", types=(), **common)  # a name or a list of them: pydantic tells which it is
         return Shape("union", kinds=tuple(_kinds(options)), **common)
     if origin is Literal:
         choices = typing.get_args(annotation)

@@ -16,6 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ def iter_lines(
         f = open(path, "rb")  # noqa: SIM115 - closed by the with below
     except FileNotFoundError:
         return
+    parse = parser()
     with f:
         f.seek(start_offset)
         offset = start_offset
@@ -178,11 +180,31 @@ def iter_lines(
             if not line.endswith(b"\n") or (upto_offset is not None and offset > upto_offset):
                 return
             try:
-                value = json.loads(line)
+                value = parse(line)
             except ValueError:
                 text = f"{path}: the line that ends at byte {offset} is not JSON: {line[:80]!r}"
                 raise LabError(text) from None
             yield offset, value
+
+
+@cache
+def parser() -> Callable[[bytes], Any]:
+    """What reads a line: orjson, five times as fast, where it is installed (a worker needs it not), else json.
+
+    Both give the same values. Lines that only json takes (NaN, which no run of ours writes) are left to it.
+    """
+    try:
+        import orjson
+    except ImportError:
+        return json.loads
+
+    def parse(line: bytes) -> Any:
+        try:
+            return orjson.loads(line)
+        except ValueError:
+            return json.loads(line)
+
+    return parse
 
 
 def read_metrics(path: Path, upto_offset: int | None = None) -> list[dict[str, Any]]:

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trb_lab.errors import MissingExtra, UsageError, did_you_mean
 from trb_lab.failpoints import reach
 
 from . import locks
+from .mlflow_diagnostics import DiagnosticsPass
+from .mlflow_notes import NOTE_TAG, PAGE, run_address, sweep_links
 from .mlflow_plan import PlanReader
 from .mlflow_sweep import NESTED_TAG, Group, ad_hoc_group, mirror_parent, open_parent, sweep_group
-from .mlflow_tracking import Tracking, connect, default_uri, require_mlflow
+from .mlflow_tracking import Tracking, connect, default_uri, one_line, require_mlflow
 from .mlflow_trial import RUN_ID_TAG, Entry, Target, mirror_trial, new_entry, start_ms
-from .run_dir import Store, read_json, write_json
+from .run_dir import Store, read_json, write_atomic
 from .status import TrialState, state_of
 
 SAVE_SECONDS = 2.0
 """How often a long pass notes what it has sent."""
+SAVE_SHARE = 30.0
+"""Or after so many times what the last note took: that of a sweep of thousands of runs is long."""
 
 
 @dataclass
@@ -46,11 +50,6 @@ class SyncStatus:
 
 class Unreachable(Exception):
     """The tracking store does not answer; nothing is wrong with what was sent."""
-
-
-def _one_line(error: BaseException) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {text[:300]}"
 
 
 class Mirror:
@@ -84,7 +83,7 @@ class Mirror:
             self._tracking = None  # a fresh connection next time
             status.ok, status.reason = False, f"unreachable: {error}"
         except OSError as error:  # the store's own disk: mlflow.json could not be written
-            status.ok, status.reason = False, f"disk: {_one_line(error)}"
+            status.ok, status.reason = False, f"disk: {one_line(error)}"
         if status.problems and status.ok:
             status.ok, status.reason = False, status.problems[0]
         return status
@@ -98,10 +97,12 @@ class Mirror:
             except (MissingExtra, Unreachable):
                 raise
             except Exception as error:
-                raise Unreachable(_one_line(error)) from error
+                raise Unreachable(one_line(error)) from error
         for group in self._wanted_groups():
             if group.targets:
                 GroupPass(self._tracking, group, status).run()
+        if self.sweep is None:
+            DiagnosticsPass(self._tracking, self.store, status).run()
 
     def _wanted_groups(self) -> list[Group]:
         groups = []
@@ -127,13 +128,14 @@ class GroupPass:
         self.group = group
         self.status = status
         self._known: dict[str, str] | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at, self._pause = time.monotonic(), SAVE_SECONDS
         kept = read_json(group.state_path) or {}
         self.parent: Entry | None = kept.get("parent")
         self.entries: dict[str, Entry] = kept.get("runs", {})
         self.experiment_id: str = kept.get("experiment_id", "")
         self.experiment_created: int = kept.get("experiment_created", 0)
         self._saved = self._as_text()
+        self.has_report = group.sweep is not None and (group.sweep.report / PAGE).exists()
 
     def run(self) -> None:
         states: dict[str, TrialState] = {}
@@ -145,13 +147,15 @@ class GroupPass:
                 self._guard(f"sweep {self.group.name}", self._open_parent)
             for target in self.group.targets:
                 states[target.run_id] = self._one(target)
-                if time.monotonic() - self._saved_at > SAVE_SECONDS:
+                if time.monotonic() - self._saved_at > self._pause:
                     self._save()
             if self.parent is not None and self.group.sweep is not None:
                 parent = self.parent
                 self._guard(
                     f"sweep {self.group.name}",
-                    lambda: mirror_parent(self.tracking, self.group, parent, self.entries, states),
+                    lambda: mirror_parent(
+                        self.tracking, self.group, self.experiment_id, parent, self.entries, states
+                    ),
                 )
         finally:
             self._save()  # also when the server dies half-way: what was sent is sent
@@ -161,7 +165,8 @@ class GroupPass:
 
         def work() -> None:
             entry = self.entries.get(target.run_id)
-            state, sent = mirror_trial(self.tracking, target, entry, self._open_run)
+            shown = self._with_note(target)
+            state, sent = mirror_trial(self.tracking, shown, entry, self._open_run)
             self.status.values_sent += sent
             seen.append(state)
 
@@ -171,6 +176,14 @@ class GroupPass:
         self.status.running += state is TrialState.RUNNING
         return state
 
+    def _with_note(self, target: Target) -> Target:
+        """The target with its description, which says where the sweep's report is."""
+        if self.parent is None or not target.note:
+            return target
+        parent = run_address(self.experiment_id, self.parent["mlflow_run_id"])
+        note = f"{sweep_links(self.group.name, parent, self.has_report)}\n\n{target.note}"
+        return replace(target, tags={**target.tags, NOTE_TAG: note})
+
     def _guard(self, what: str, work: Callable[[], None]) -> None:
         """Do the work; tell a dead server (Unreachable) from a refused run (noted, and on with the next)."""
         try:
@@ -179,9 +192,9 @@ class GroupPass:
             raise
         except Exception as error:
             if not self.tracking.answers():
-                raise Unreachable(_one_line(error)) from error
+                raise Unreachable(one_line(error)) from error
             if not self._mend(what):
-                self.status.problems.append(f"{what}: {_one_line(error)}")
+                self.status.problems.append(f"{what}: {one_line(error)}")
 
     def _mend(self, what: str) -> bool:
         """After a refusal: leave a run alone that somebody deleted in MLflow, forget one that is gone."""
@@ -192,7 +205,7 @@ class GroupPass:
         try:
             fate = self.tracking.fate(entry["mlflow_run_id"])
         except Exception as error:
-            raise Unreachable(_one_line(error)) from error
+            raise Unreachable(one_line(error)) from error
         if fate == "deleted":
             entry["deleted"] = True
             return True
@@ -223,14 +236,17 @@ class GroupPass:
         if self.parent is None:
             self.parent = open_parent(self.tracking, self.group, self.experiment_id, self._known_runs())
 
-    def _open_run(self, target: Target) -> Entry:
+    def _open_run(self, target: Target, tags: Mapping[str, str]) -> Entry:
         run = self._known_runs().get(target.run_id)
+        made = run is None
         if run is None:
-            tags = dict(target.tags)
+            own = {k: v for k, v in tags.items() if v}
             if self.parent is not None:
-                tags[NESTED_TAG] = self.parent["mlflow_run_id"]
-            run = self.tracking.create_run(self.experiment_id, target.name, tags, start_ms(target.run_dir))
+                own[NESTED_TAG] = self.parent["mlflow_run_id"]
+            run = self.tracking.create_run(self.experiment_id, target.name, own, start_ms(target.run_dir))
         entry = self.entries[target.run_id] = new_entry(run)
+        if made:
+            entry.update(fresh=True, tags=dict(tags))
         return entry
 
     def _state(self) -> dict[str, Any]:
@@ -244,13 +260,19 @@ class GroupPass:
         }
 
     def _as_text(self) -> str:
-        return json.dumps(self._state(), sort_keys=True)
+        """JSON with a run a line: written often, and long where a sweep is."""
+        state = self._state()
+        runs = state.pop("runs")
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in runs.items())
+        return json.dumps(state, indent=1)[:-2] + f',\n "runs": {{\n{lines}\n }}\n}}\n'
 
     def _save(self) -> None:
+        began = time.monotonic()
         now = self._as_text()
         if now != self._saved:
             reach("driver.mirror.before")  # what was sent is not noted yet: it is sent again
-            write_json(self.group.state_path, self._state())
+            write_atomic(self.group.state_path, now)
             reach("driver.mirror.after")
             self._saved = now
         self._saved_at = time.monotonic()
+        self._pause = max(SAVE_SECONDS, SAVE_SHARE * (self._saved_at - began))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .identity import flatten
-from .metrics import iter_lines
 from .mlflow_tracking import MetricRow
 
 SAMPLE_ROWS = 60
@@ -39,14 +38,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def step_times(timing: Path) -> dict[int, int]:
-    """Step -> time of its first line in timing.jsonl, in ms.
+def step_times(timing: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[int, int]:
+    """Step -> time of its first line in timing.jsonl (pairs of iter_lines), in ms.
 
     The first line, because the file only grows: a step that is done again after a resume keeps its timestamp,
     so that its rows are stored once.
     """
     times: dict[int, int] = {}
-    for _, line in iter_lines(timing):
+    for _, line in timing:
         if "step" in line and "time" in line:
             times.setdefault(int(line["step"]), int(1000 * line["time"]))
     return times
@@ -120,22 +119,6 @@ def final_rows(result: Mapping[str, Any], fallback_ms: int) -> list[MetricRow]:
         for key, value in values.items()
         if _is_number(value)
     ]
-
-
-def in_batches(
-    lines: Iterable[tuple[int, list[MetricRow]]], size: int
-) -> Iterator[tuple[int, list[MetricRow]]]:
-    """Whole lines gathered to batches of about `size` rows: pairs (offset after the last line, rows)."""
-    rows: list[MetricRow] = []
-    offset = 0
-    for after, more in lines:
-        if rows and len(rows) + len(more) > size:
-            yield offset, rows
-            rows = []
-        rows.extend(more)
-        offset = after
-    if offset:
-        yield offset, rows
 
 
 def _cell(value: Any) -> str:

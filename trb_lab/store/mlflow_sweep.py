@@ -12,8 +12,10 @@ from typing import Any
 
 from . import locks
 from . import mlflow_rows as rows
+from .mlflow_notes import NOTE_TAG, reference_note, run_address, sweep_note, trial_note
 from .mlflow_tracking import MetricRow, Tracking, local_uri
-from .mlflow_trial import RUN_ID_TAG, Entry, Target, log_new_file, new_entry, stamp
+from .mlflow_trial import RUN_ID_TAG, Entry, Target, log_new_file, log_records, new_entry, stamp
+from .records import sweep_records
 from .run_dir import RunDir, Store, SweepDir, read_json
 from .status import TrialState
 
@@ -27,6 +29,10 @@ SEARCH_SECONDS = 60.0
 """How often a search's files are logged while it goes on."""
 NAME_CHARACTERS = 200
 """Of a run's arms in its name: MLflow's column for names is 250 wide."""
+DIAGNOSTICS = "diagnostics"
+"""Experiment of what `trb-lab diagnose` found."""
+DIAGNOSTIC_ID = "diagnostic:"
+"""Value of RUN_ID_TAG of a diagnostic's run, before its name."""
 PARENT_ID = "sweep:"
 """Value of RUN_ID_TAG of a parent run, before the sweep's name: no trial is called so."""
 
@@ -97,7 +103,7 @@ def _trial_target(store: Store, sweep: SweepDir, run_id: str, sharing: Sequence[
     searches = [trial["search"] for trial in sharing if trial.get("search")]
     for tag, key in SEARCH_TAGS.items() if searches else ():
         tags[tag] = _joined(search[key] for search in searches)
-    return Target(store.trial(run_id), run_id, name, tags)
+    return Target(store.trial(run_id), run_id, name, tags, trial_note(run_id, sharing))
 
 
 def sweep_group(store: Store, sweep: SweepDir, plan: Mapping[str, Any], uri: str) -> Group:
@@ -111,7 +117,8 @@ def sweep_group(store: Store, sweep: SweepDir, plan: Mapping[str, Any], uri: str
     for reference in plan.get("references", []):
         run_id, role = reference["run_id"], str(reference.get("role", "reference"))
         tags = {**_base_tags("reference", run_id, sweep.name), "arm": role}
-        targets.append(Target(store.reference(run_id), run_id, f"{role} (untrained)", tags))
+        note = reference_note(role, str(reference.get("model", "")))
+        targets.append(Target(store.reference(run_id), run_id, f"{role} (untrained)", tags, note))
     path = state_path(store, sweep.mlflow, uri)
     searches = list(plan.get("searches", {}))
     return Group(sweep.name, path, targets, sweep, str(plan.get("question", "")), named, searches)
@@ -136,7 +143,7 @@ def ad_hoc_group(store: Store, planned: set[str], uri: str, known: dict[str, Tar
 
 
 def parent_tags(group: Group) -> dict[str, str]:
-    return {**_base_tags("sweep", PARENT_ID + group.name, group.name), "mlflow.note.content": group.question}
+    return {**_base_tags("sweep", PARENT_ID + group.name, group.name), NOTE_TAG: group.question}
 
 
 def parent_counts(group: Group, states: Mapping[str, TrialState]) -> dict[str, str]:
@@ -202,18 +209,20 @@ def _is_driven(group: Group) -> bool:
     return group.sweep is not None and locks.is_held(group.sweep.driver_lock)
 
 
-def _log_search_files(tracking: Tracking, group: Group, entry: Entry, status: str) -> None:
-    """What the searches decided, came to, and look like to Optuna.
+def _log_records(tracking: Tracking, group: Group, entry: Entry, status: str) -> None:
+    """The plan, what the searches decided, came to, and look like to Optuna.
 
     These may be tens of megabytes that change with every run: while a driver is at work they are sent now and then.
     """
     assert group.sweep is not None
     since = time.time() - entry.get("searches_logged", 0.0)
-    if status == "RUNNING" and 0 <= since < SEARCH_SECONDS and _is_driven(group):
+    if group.searches and status == "RUNNING" and 0 <= since < SEARCH_SECONDS and _is_driven(group):
         return
-    files = (group.sweep.search_log, group.sweep.search_summary, group.sweep.search_study)
-    logged = [log_new_file(tracking, entry, file(arm), "search") for arm in group.searches for file in files]
-    if any(logged):
+    known = dict(entry["artifacts"])
+    for arm in group.searches:
+        log_new_file(tracking, entry, group.sweep.search_study(arm), "search")
+    log_records(tracking, entry, group.sweep.path, sweep_records(group.sweep), known)
+    if entry["artifacts"] != known:
         entry["searches_logged"] = time.time()
 
 
@@ -223,13 +232,19 @@ def _report_files(sweep: SweepDir) -> list[tuple[Path, str]]:
     return [(p, "/".join(("report", *p.parent.relative_to(sweep.report).parts))) for p in files]
 
 
+def _began_ms(sweep: SweepDir) -> int:
+    """When the sweep was planned first: what its plan says, since a plan that is written again has a new time."""
+    created = float((read_json(sweep.plan) or {}).get("created") or 0.0)
+    written = stamp(sweep.plan)
+    return int(1000 * created) if created else written[1] // 1_000_000 if written else int(1000 * time.time())
+
+
 def open_parent(tracking: Tracking, group: Group, experiment_id: str, known: Mapping[str, str]) -> Entry:
     """The sweep's parent run: found by its tag, or made."""
     tags = parent_tags(group)
     run = known.get(tags[RUN_ID_TAG])
     if run is None:
-        began = stamp(group.sweep.plan) if group.sweep else None
-        start = began[1] // 1_000_000 if began else int(1000 * time.time())
+        start = _began_ms(group.sweep) if group.sweep else int(1000 * time.time())
         run = tracking.create_run(experiment_id, group.name, tags, start)
     return new_entry(run)
 
@@ -237,6 +252,7 @@ def open_parent(tracking: Tracking, group: Group, experiment_id: str, known: Map
 def mirror_parent(
     tracking: Tracking,
     group: Group,
+    experiment_id: str,
     entry: Entry,
     entries: Mapping[str, Entry],
     states: Mapping[str, TrialState],
@@ -247,20 +263,22 @@ def mirror_parent(
         return
     run = entry["mlflow_run_id"]
     plan_stamp = stamp(group.sweep.plan)
-    if entry["artifacts"].get("plan.json") != plan_stamp:
+    if entry["artifacts"].get(group.sweep.plan.name) != plan_stamp:
         plan: dict[str, Any] = read_json(group.sweep.plan) or {}
         tracking.log_params(run, rows.params(plan.get("spec") or {}))
         tracking.set_tags(run, parent_tags(group))
-    log_new_file(tracking, entry, group.sweep.plan)
-    counts = parent_counts(group, states)
-    if any(entry["tags"].get(key) != value for key, value in counts.items()):
-        tracking.set_tags(run, counts)
-        entry["tags"].update(counts)
-    _log_means(tracking, entry, arm_means(group, entries, states))
+        tracking.describe(experiment_id, NOTE_TAG, group.question)
     for path, folder in _report_files(group.sweep):
         log_new_file(tracking, entry, path, folder)
+    tags = parent_counts(group, states)
+    tags[NOTE_TAG] = sweep_note(group.question, group.sweep.report, run_address(experiment_id, run))
+    changed = {key: value for key, value in tags.items() if entry["tags"].get(key) != value}
+    if changed:
+        tracking.set_tags(run, changed)
+        entry["tags"].update(changed)
+    _log_means(tracking, entry, arm_means(group, entries, states))
     status = parent_status(group, states)
-    _log_search_files(tracking, group, entry, status)
+    _log_records(tracking, group, entry, status)
     if entry["state"] != status:
         ends = [int(e["ended"]) for e in entries.values() if e.get("ended")]
         tracking.set_status(run, status, max(ends, default=int(1000 * time.time())))

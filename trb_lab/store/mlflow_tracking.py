@@ -11,16 +11,18 @@ import importlib.util
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trb_lab.errors import MissingExtra
+from trb_lab.errors import LabError, MissingExtra
 
 from .run_dir import Store
 
+SQLITE = "sqlite:///"
 METRICS_A_CALL = 1000
 PARAMS_A_CALL = 100
 PARAM_CHARACTERS = 6000
@@ -50,7 +52,7 @@ def default_uri(store: Store, tracking_uri: str | None) -> str:
 
 
 def local_uri(store: Store) -> str:
-    return f"sqlite:///{store.mlflow_db}"
+    return f"{SQLITE}{store.mlflow_db}"
 
 
 def require_mlflow(what: str) -> None:
@@ -112,10 +114,7 @@ def connect(store: Store, tracking_uri: str | None = None) -> Tracking:
     Raises MissingExtra without MLflow, and whatever MLflow raises for a URI that it refuses.
     """
     require_mlflow("the MLflow mirror")
-    for name, value in QUIET_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for logger in ("alembic", "mlflow.store.db.utils", "mlflow.store.db", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    _be_quiet()
     from mlflow.tracking import MlflowClient
 
     uri = default_uri(store, tracking_uri)
@@ -128,6 +127,41 @@ def connect(store: Store, tracking_uri: str | None = None) -> Tracking:
     return Tracking(uri, MlflowClient(uri), artifacts)
 
 
+def _be_quiet() -> None:
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for logger in ("alembic", "mlflow.store.db.utils", "mlflow.store.db", "urllib3"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def open_for_reading(uri: str) -> Tracking:
+    """A tracking store that is there already; nothing is made.
+
+    Raises MissingExtra without MLflow, LabError for a sqlite file that does not exist and for a store that does not
+    answer.
+    """
+    require_mlflow("Reading a tracking server")
+    _be_quiet()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
+        raise LabError(f"{uri}: there is no file {uri.removeprefix(SQLITE)}.")
+    from mlflow.tracking import MlflowClient
+
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise LabError(
+            f"the tracking server {uri} does not answer ({one_line(error)}). Is the address right, and does it run?"
+        ) from error
+    return Tracking(uri, client, None)
+
+
+def one_line(error: BaseException) -> str:
+    """Class and first line of what was raised."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {text[:300]}"
+
+
 @dataclass(frozen=True)
 class MetricRow:
     """One value. `step` and `timestamp_ms` are part of its identity: logging it twice stores it once."""
@@ -138,6 +172,13 @@ class MetricRow:
     step: int
 
 
+def as_metrics(rows: Sequence[MetricRow]) -> list[Any]:
+    """The rows as MLflow's own objects."""
+    from mlflow.entities import Metric
+
+    return [Metric(r.key, r.value, r.timestamp_ms, r.step) for r in rows]
+
+
 @dataclass(frozen=True)
 class Tracking:
     """Calls on one tracking store. Every method may raise what MLflow or the network raises."""
@@ -145,6 +186,8 @@ class Tracking:
     uri: str
     client: Any
     local_artifacts: Path | None
+    _artifact_uris: dict[str, str] = field(default_factory=dict)
+    """MLflow run id -> where its artifacts are, of runs that were asked for or made."""
 
     def experiment(self, name: str) -> tuple[str, int]:
         """(id, creation time in ms) of the experiment of that name; made where there is none.
@@ -159,6 +202,10 @@ class Tracking:
         elif found.lifecycle_stage != "active":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id), int(found.creation_time or 0)
+
+    def describe(self, experiment_id: str, tag: str, text: str) -> None:
+        """Set a tag of an experiment; the list of experiments shows its description."""
+        self.client.set_experiment_tag(experiment_id, tag, text[:TAG_CHARACTERS])
 
     def runs_by_tag(self, experiment_id: str, tag: str) -> dict[str, str]:
         """Tag value -> run id of every run of the experiment that carries the tag, deleted runs too."""
@@ -179,6 +226,7 @@ class Tracking:
 
     def create_run(self, experiment_id: str, name: str, tags: Mapping[str, str], start_ms: int) -> str:
         run = self.client.create_run(experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
+        self.remember(run)
         return str(run.info.run_id)
 
     def fate(self, run_id: str) -> str:
@@ -193,12 +241,8 @@ class Tracking:
             raise
 
     def log_metrics(self, run_id: str, rows: Sequence[MetricRow]) -> None:
-        from mlflow.entities import Metric
-
         for start in range(0, len(rows), METRICS_A_CALL):
-            chunk = rows[start : start + METRICS_A_CALL]
-            metrics = [Metric(r.key, r.value, r.timestamp_ms, r.step) for r in chunk]
-            self.client.log_batch(run_id, metrics=metrics)
+            self.client.log_batch(run_id, metrics=as_metrics(rows[start : start + METRICS_A_CALL]))
 
     def latest_metric(self, run_id: str, key: str) -> tuple[int, float] | None:
         """(step, value) of the row that MLflow shows for a metric: highest step, then time, then value."""
@@ -206,11 +250,14 @@ class Tracking:
         newest = max(history, key=lambda m: (m.step, m.timestamp, m.value), default=None)
         return None if newest is None else (int(newest.step), float(newest.value))
 
-    def log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        """Log parameters. They cannot change: those that are there with another value keep the old one."""
+    def log_params(self, run_id: str, params: Mapping[str, str], fresh: bool = False) -> None:
+        """Log parameters. They cannot change: those that are there with another value keep the old one.
+
+        `fresh`: the run was made just now and has none.
+        """
         from mlflow.entities import Param
 
-        known = self.client.get_run(run_id).data.params
+        known = {} if fresh else self.client.get_run(run_id).data.params
         rows = [Param(k, v[:PARAM_CHARACTERS]) for k, v in params.items() if k not in known]
         for start in range(0, len(rows), PARAMS_A_CALL):
             self.client.log_batch(run_id, params=rows[start : start + PARAMS_A_CALL])
@@ -230,10 +277,37 @@ class Tracking:
             self.client.set_terminated(run_id, status=status, end_time=end_ms)
 
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        self.client.log_artifact(run_id, str(path), folder)
+        self.artifacts(run_id).log_artifact(str(path), folder)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
-        self.client.log_text(run_id, text, name)
+        """Write text as an artifact; `name` may have folders."""
+        folder, _, last = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / last
+            path.write_text(text, encoding="utf-8")
+            self.log_file(run_id, path, folder or None)
+
+    def artifacts(self, run_id: str) -> Any:
+        """MLflow's repository of a run's artifacts. The server is asked where it is once a run."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        if run_id not in self._artifact_uris:
+            self._artifact_uris[run_id] = str(self.client.get_run(run_id).info.artifact_uri)
+        return get_artifact_repository(self._artifact_uris[run_id], tracking_uri=self.uri)
+
+    def remember(self, run: Any) -> None:
+        """Where a run's artifacts are is known from now on, without asking."""
+        self._artifact_uris[str(run.info.run_id)] = str(run.info.artifact_uri)
+
+    def runs(self, experiment_id: str) -> Iterator[Any]:
+        """Every active run of an experiment, as MLflow has it."""
+        token = None
+        while True:
+            page = self.client.search_runs([experiment_id], max_results=200, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
 
     def answers(self) -> bool:
         """Whether the store answers at all: tells a dead server from a refused call."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import mlflow_rows as rows
 from .metrics import iter_lines
-from .mlflow_tracking import METRICS_A_CALL, MetricRow, Tracking
+from .mlflow_stream import MetricStream
+from .mlflow_tracking import MetricRow, Tracking
+from .records import run_records
 from .run_dir import RunDir, read_json
 from .status import TrialState, attempt_count, attempts, last_error, state_of
 
@@ -24,6 +28,10 @@ MLFLOW_STATUS = {
 }
 
 RUN_ID_TAG = "trb.run_id"
+LIST_NAME = "records.json"
+"""Artifact of an ended run: record -> SHA-256, written after them."""
+SHOWN_AS = 2
+"""Goes up when runs are shown in another way: those that were shown before are looked at once more."""
 
 Entry = dict[str, Any]
 """What the mirror knows of one MLflow run: an item of `runs` in mlflow.json."""
@@ -37,6 +45,8 @@ class Target:
     run_id: str
     name: str
     tags: Mapping[str, str]
+    note: str = ""
+    """Its description, in Markdown."""
 
 
 def stamp(path: Path) -> list[int] | None:
@@ -51,8 +61,8 @@ def stamp(path: Path) -> list[int] | None:
 def _signature(run_dir: RunDir, state: TrialState) -> list[Any]:
     """Changes whenever an ended run has something new to show."""
     small = (run_dir.attempts, run_dir.result, run_dir.provenance)
-    growing = (run_dir.metrics, run_dir.timing, run_dir.log, run_dir.samples)
-    return [str(state), *map(stamp, (*small, *growing))]
+    growing = (run_dir.metrics, run_dir.timing, run_dir.log, run_dir.samples, run_dir.items)
+    return [SHOWN_AS, str(state), *map(stamp, (*small, *growing))]
 
 
 def _is_shown(entry: Entry, signature: list[Any], target: Target) -> bool:
@@ -109,13 +119,12 @@ def trial_tags(run_dir: RunDir, state: TrialState) -> dict[str, str]:
     return tags
 
 
-def _log_params_and_tags(tracking: Tracking, target: Target, entry: Entry, state: TrialState) -> None:
+def _log_params_and_tags(tracking: Tracking, target: Target, entry: Entry, tags: Mapping[str, str]) -> None:
     run = entry["mlflow_run_id"]
     if not entry.get("params_logged"):
         config = read_json(target.run_dir.config) or {}
-        tracking.log_params(run, rows.params(config.get("spec") or {}))
+        tracking.log_params(run, rows.params(config.get("spec") or {}), fresh=entry.pop("fresh", False))
         entry["params_logged"] = True
-    tags = {**target.tags, **trial_tags(target.run_dir, state)}
     # An empty tag is not worth a line, unless it replaces one that no longer holds (an old attempt's error).
     changed = {k: v for k, v in tags.items() if entry["tags"].get(k, "") != v}
     if changed:
@@ -123,16 +132,8 @@ def _log_params_and_tags(tracking: Tracking, target: Target, entry: Entry, state
         entry["tags"].update(changed)
 
 
-def _metric_lines(run_dir: RunDir, start: int, limit: int | None) -> Iterator[tuple[int, list[MetricRow]]]:
-    times = rows.step_times(run_dir.timing)
-    began = start_ms(run_dir)
-    for offset, line in iter_lines(run_dir.metrics, start, limit):
-        yield offset, rows.metric_rows(line, rows.time_of(times, int(line["step"]), began))
-
-
-def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: TrialState) -> int:
-    """New lines of metrics.jsonl and timing.jsonl. Returns how many values were sent."""
-    run = entry["mlflow_run_id"]
+def _log_metrics(stream: MetricStream, run_dir: RunDir, entry: Entry, state: TrialState) -> None:
+    """New lines of metrics.jsonl and timing.jsonl."""
     attempt = attempt_count(run_dir)
     size = (stamp(run_dir.metrics) or [0])[0]
     if attempt != entry["attempt"] or size < entry["metrics_offset"]:
@@ -140,26 +141,23 @@ def _log_metrics(tracking: Tracking, run_dir: RunDir, entry: Entry, state: Trial
         entry.update(attempt=attempt, metrics_offset=0)
     # Failed and cancelled runs may be resumed, too, and a resume takes back what follows the checkpoint.
     limit = None if state is TrialState.COMPLETED else checkpoint_offset(run_dir)
-    sent = 0
-    if (size if limit is None else limit) > entry["metrics_offset"]:
-        lines = _metric_lines(run_dir, entry["metrics_offset"], limit)
-        for offset, batch in rows.in_batches(lines, METRICS_A_CALL):
-            tracking.log_metrics(run, batch)
-            entry["metrics_offset"] = offset
-            sent += len(batch)
+    fresh_metrics = (size if limit is None else limit) > entry["metrics_offset"]
     clocks = (stamp(run_dir.timing) or [0])[0]
     if clocks < entry["timing_offset"] or "timing_step" not in entry:
         entry["timing_offset"] = 0  # another file than the one that was read; what was shown stays
     shown = entry.setdefault("timing_step", -1)
-    if clocks > entry["timing_offset"]:
-        timing = iter_lines(run_dir.timing, entry["timing_offset"])
-        lines = rows.new_timing(timing, shown)
-        for offset, batch in rows.in_batches(lines, METRICS_A_CALL):
-            tracking.log_metrics(run, batch)
-            # Both of what was sent, not of what was read ahead: a later pass goes on from here.
-            entry.update(timing_offset=offset, timing_step=batch[-1].step if batch else entry["timing_step"])
-            sent += len(batch)
-    return sent
+    if not fresh_metrics and clocks <= entry["timing_offset"]:
+        return
+    timing = list(iter_lines(run_dir.timing))
+    if fresh_metrics:
+        times, began = rows.step_times(timing), start_ms(run_dir)
+        for offset, line in iter_lines(run_dir.metrics, entry["metrics_offset"], limit):
+            when = rows.time_of(times, int(line["step"]), began)
+            stream.add(rows.metric_rows(line, when), metrics_offset=offset)
+    start = entry["timing_offset"]
+    for offset, made in rows.new_timing((pair for pair in timing if pair[0] > start), shown):
+        # Both of what was sent, not of what was read ahead: a later pass goes on from here.
+        stream.add(made, timing_offset=offset, **({"timing_step": made[-1].step} if made else {}))
 
 
 def log_new_file(tracking: Tracking, entry: Entry, path: Path, folder: str | None = None) -> bool:
@@ -188,17 +186,36 @@ def _log_samples(tracking: Tracking, run_dir: RunDir, entry: Entry) -> None:
 
 
 def _log_artifacts(tracking: Tracking, run_dir: RunDir, entry: Entry, state: TrialState) -> None:
-    log_new_file(tracking, entry, run_dir.config)
-    log_new_file(tracking, entry, run_dir.provenance)
+    before = dict(entry["artifacts"])
+    for path in (run_dir.config, run_dir.provenance, run_dir.attempts):
+        log_new_file(tracking, entry, path)
     _log_samples(tracking, run_dir, entry)
     if state is not TrialState.RUNNING:
-        # With these a report can be made from a tracking server alone.
-        supervised = (run_dir.sft, run_dir.sft_timing)
-        training = (run_dir.metrics, run_dir.positions, run_dir.timing)
-        for path in (*supervised, *training, run_dir.attempts, run_dir.log, run_dir.result):
-            log_new_file(tracking, entry, path)
-        for parquet in sorted(run_dir.items.glob("[!._]*.parquet")):
-            log_new_file(tracking, entry, parquet, run_dir.items.name)
+        # With these a report can be made from a tracking server alone (mlflow_fetch.py).
+        log_records(tracking, entry, run_dir.path, run_records(run_dir), before)
+        log_new_file(tracking, entry, run_dir.log)
+
+
+def log_records(
+    tracking: Tracking,
+    entry: Entry,
+    root: Path,
+    files: Sequence[Path],
+    before: Mapping[str, Any] | None = None,
+) -> None:
+    """Log files in the folders that they have below `root`, and at the end the list of them, where anything is new.
+
+    `before` is what had been logged before this pass; null takes what has been logged so far.
+    """
+    known = dict(entry["artifacts"]) if before is None else before
+    for path in files:
+        folder = path.relative_to(root).parent.as_posix()
+        log_new_file(tracking, entry, path, None if folder == "." else folder)
+    if entry["artifacts"] != known or LIST_NAME not in known:
+        listed = {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        text = json.dumps(listed, indent=1, ensure_ascii=False) + "\n"
+        tracking.log_text(entry["mlflow_run_id"], text, LIST_NAME)
+        entry["artifacts"][LIST_NAME] = len(listed)
 
 
 def new_entry(mlflow_run_id: str) -> Entry:
@@ -215,12 +232,16 @@ def new_entry(mlflow_run_id: str) -> Entry:
 
 
 def mirror_trial(
-    tracking: Tracking, target: Target, entry: Entry | None, open_run: Callable[[Target], Entry]
+    tracking: Tracking,
+    target: Target,
+    entry: Entry | None,
+    open_run: Callable[[Target, Mapping[str, str]], Entry],
 ) -> tuple[TrialState, int]:
-    """Bring one MLflow run up to its directory. Returns the trial's state and the number of values sent.
+    """Bring one MLflow run up to its directory. Returns the trial's state and the number of values sent, less
+    those of result.json, which are sent again with each change.
 
     `entry` is changed in place as things are sent; where there is none yet, `open_run` finds or creates the
-    MLflow run and gives its entry. A trial that has not begun gets no run.
+    MLflow run, with these tags, and gives its entry. A trial that has not begun gets no run.
     """
     state = state_of(target.run_dir)
     if state is TrialState.NEW:
@@ -228,20 +249,27 @@ def mirror_trial(
     signature = _signature(target.run_dir, state)
     if entry is not None and (entry.get("deleted") or _is_shown(entry, signature, target)):
         return state, 0
+    tags = {**target.tags, **trial_tags(target.run_dir, state)}
     if entry is None:
-        entry = open_run(target)
-    _log_params_and_tags(tracking, target, entry, state)
-    sent = _log_metrics(tracking, target.run_dir, entry, state)
+        entry = open_run(target, tags)
+    _log_params_and_tags(tracking, target, entry, tags)
+    stream = MetricStream(tracking, entry["mlflow_run_id"], entry)
+    _log_metrics(stream, target.run_dir, entry, state)
     result = read_json(target.run_dir.result) if state is TrialState.COMPLETED else None
+    final: list[MetricRow] = []
     if result is not None:
         began = start_ms(target.run_dir)
-        tracking.log_metrics(entry["mlflow_run_id"], rows.final_rows(result, began))
-        entry["mean_pass_at_1"] = (result.get("final") or {}).get("mean_pass_at_1")
-        entry["finished"] = rows.finished_ms(result, began)
-        entry["ended"] = end_ms(target.run_dir, result)
+        final = rows.final_rows(result, began)
+        stream.add(
+            final,
+            mean_pass_at_1=(result.get("final") or {}).get("mean_pass_at_1"),
+            finished=rows.finished_ms(result, began),
+            ended=end_ms(target.run_dir, result),
+        )
+    stream.flush()
     _log_artifacts(tracking, target.run_dir, entry, state)
     if entry["state"] != str(state):
         tracking.set_status(entry["mlflow_run_id"], MLFLOW_STATUS[state], end_ms(target.run_dir, result))
         entry["state"] = str(state)
     entry["done"] = None if state is TrialState.RUNNING else signature
-    return state, sent
+    return state, stream.sent - len(final)
