@@ -153,7 +153,9 @@ class FigureBlock(_Block):
     arms: list[str] | None = None
     """Arms that are drawn; null takes all."""
     settings: list[str] | None = None
-    """Settings that are drawn, as tables call them (`kl_budget=0.05 steps=25`); null leaves it to the figure."""
+    """Settings that are drawn of the arms that they belong to, as tables call them (`kl_budget=0.05 steps=25`); other
+    arms stay (leave them out with `arms`). Null leaves the choice to the figure.
+    """
     steps: int | None = Field(None, ge=1)
     """First steps that are drawn, for figures of the beginning; null is the figure's own choice."""
     diagnostic: str | list[str] | None = None
