@@ -9,12 +9,13 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from trb_lab.spec import ExperimentSpec, expand_sweep, load_experiment, load_sweep
+from trb_lab.spec import ExperimentSpec, expand_sweep, load_experiment, load_report, load_sweep
 from trb_lab.spec.warmup import ARM_SPECS
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps").glob("*.yaml"))
+REPORTS = sorted((ROOT / "reports").glob("*.yaml"))
 HEADER = ("Question", "Command", "Hardware", "Minutes", "Expected")
 KINDS = [str(get_args(spec.model_fields["kind"].annotation)[0]) for spec in ARM_SPECS]
 PAPER_PAIRS = {
@@ -176,3 +177,20 @@ def test_smollm2_learns_from_the_model_that_it_was_pruned_from() -> None:
         assert spec.student.name == f"{spec.teacher.name}-27layers"
         command = header(ROOT / "experiments" / f"smollm2_{arm}.yaml")["Command"]
         assert "trb-lab models prune smollm2-135m --layers 27" in command
+
+
+@pytest.mark.parametrize("file", REPORTS, ids=names(REPORTS))
+def test_a_report_says_how_to_make_it_and_loads(file: Path) -> None:
+    """Its sources name sweeps that ship, the bundled pair's among them."""
+    assert file.read_text().splitlines()[0] == (
+        "# yaml-language-server: $schema=../trb_lab/spec/schemas/report.schema.json"
+    )
+    found = header(file)
+    assert tuple(found)[:3] == ("Question", "Command", "Needs")
+    assert f"trb-lab report {file.relative_to(ROOT)}" in found["Command"]
+    spec = load_report(file)
+    assert spec.name == file.stem
+    shipped = {sweep.stem for sweep in SWEEPS}
+    for source in spec.sources.values():
+        assert set(source.sweeps) <= shipped
+        assert any(not sweep.startswith("paper_") for sweep in source.sweeps)

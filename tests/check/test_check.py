@@ -170,3 +170,20 @@ def test_reference_answers_of_the_training_set_must_parse(
     code, found = checks(own)
     assert code == 1
     assert "own.jsonl:2" in found["dataset"]["text"]
+
+
+def test_a_report_names_the_sweeps_that_have_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.report.synthetic import write_store
+
+    store = write_store(tmp_path / "runs", seeds=(0,), steps=30)
+    text = "name: mine\ntitle: Mine\nsources:\n  a: {sweep: [nowhere, kl_budget], arms: [%s]}\n  b: {sweep: kl_budgett}\n"
+    file = tmp_path / "mine.yaml"
+    file.write_text(text % "opd" + "blocks: [{kind: findings}]\n")
+    assert check_files([file], store=store) == 0
+    told = capsys.readouterr().out
+    assert "source a: kl_budget, 3 arms" in told
+    assert "source b: kl_budgett has not run" in told
+    assert "Did you mean 'kl_budget'?" in told
+    file.write_text(text % "opdd" + "blocks: [{kind: findings}]\n")
+    assert check_files([file], store=store) == 1
+    assert "kl_budget has no arm 'opdd'. Did you mean 'opd'?" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Which files are experiments and which are sweeps, what to preflight of them, and how it is printed."""
+"""Which files are experiments, sweeps and reports, what to preflight of them, and how it is printed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,28 @@ from trb_lab.errors import LabError
 from trb_lab.spec import ExperimentSpec, expand_sweep, kind_of_file, load_experiment
 from trb_lab.spec.search import SearchSpec
 from trb_lab.spec.sweeps import expand_searches
+from trb_lab.store.run_dir import Store
 
 from .cluster import ClusterCheck
 from .fetch import fetch_all
 from .findings import Findings
+from .reports import check_report
 
 _Case = tuple[str, ExperimentSpec, Sequence[ExperimentSpec]]
 """(label, what gets a preflight, the same with each arm and loss of the file)"""
 
 
 def check_files(
-    paths: Sequence[Path], *, as_json: bool = False, fetch: bool = False, cluster: ClusterCheck | None = None
+    paths: Sequence[Path],
+    *,
+    store: Store | None = None,
+    as_json: bool = False,
+    fetch: bool = False,
+    cluster: ClusterCheck | None = None,
 ) -> int:
-    """Check experiment and sweep files; print a line for each check. Returns the exit code.
+    """Check experiments, sweeps and reports; print a line for each check. Returns the exit code.
+
+    Which sweeps of a report have run is looked up in `store` (null: where Store.locate finds it).
 
     With `fetch`, hub models and data sets that the files name are downloaded first; else nothing is. With
     `cluster`, that cluster is looked at too, and whether it takes jobs of these files.
@@ -39,7 +48,7 @@ def check_files(
         if not as_json:
             print(title, flush=True)
         try:
-            specs = _specs(path, findings)
+            specs = _specs(path, store or Store.locate(), findings)
         except LabError as error:
             for message in str(error).splitlines():
                 findings.fail("", message)
@@ -47,7 +56,7 @@ def check_files(
         every += [spec for _, spec, _ in specs]
         if fetch:
             fetch_all([spec for _, spec, _ in specs], findings)
-            code = max(code, int(findings.failed))
+        code = max(code, int(findings.failed))
         _print_new(findings, 0, as_json)
         for case in specs:
             code = max(code, _preflight(case, findings, as_json))
@@ -115,9 +124,13 @@ def _print_new(findings: Findings, before: int, as_json: bool) -> None:
             print(finding.line(), flush=True)
 
 
-def _specs(path: Path, findings: Findings) -> list[_Case]:
+def _specs(path: Path, store: Store, findings: Findings) -> list[_Case]:
     """Everything in the file that needs a preflight of its own. Raises UsageError."""
-    if kind_of_file(path) == "experiment":
+    kind = kind_of_file(path)
+    if kind == "report":
+        check_report(path, store, findings)
+        return []
+    if kind == "experiment":
         spec = load_experiment(path)
         findings.ok("spec", f"experiment '{spec.name}' is valid: {spec.warmup.kind}, {spec.steps} steps")
         return [("", spec, [spec])]

@@ -177,12 +177,13 @@ def check(
     context: typer.Context,
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE...", help="Experiment or sweep YAML (told apart by content)."),
+        typer.Argument(metavar="FILE...", help="Experiment, sweep or report YAML (told apart by content)."),
     ] = None,
     schema: Annotated[
         bool,
         typer.Option(
-            "--schema", help="Print a JSON Schema instead: `--schema experiment`, `sweep` or `cluster`."
+            "--schema",
+            help="Print a JSON Schema instead: `--schema experiment`, `sweep`, `cluster` or `report`.",
         ),
     ] = False,
     fetch: Annotated[
@@ -229,5 +230,8 @@ def check(
         raise UsageError("name at least one file: trb-lab check FILE...")
     from trb_lab.check import ClusterCheck, check_files
 
-    look = None if cluster is None else ClusterCheck(cluster, store_of(context), probe, probe_seconds)
-    return check_files([Path(f) for f in files or ()], as_json=as_json, fetch=fetch, cluster=look)
+    store = store_of(context)
+    look = None if cluster is None else ClusterCheck(cluster, store, probe, probe_seconds)
+    return check_files(
+        [Path(f) for f in files or ()], store=store, as_json=as_json, fetch=fetch, cluster=look
+    )
