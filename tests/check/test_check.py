@@ -176,7 +176,8 @@ def test_a_report_names_the_sweeps_that_have_run(tmp_path: Path, capsys: pytest.
     from tests.report.synthetic import write_store
 
     store = write_store(tmp_path / "runs", seeds=(0,), steps=30)
-    text = "name: mine\ntitle: Mine\nsources:\n  a: {sweep: [nowhere, kl_budget], arms: [%s]}\n  b: {sweep: kl_budgett}\n"
+    text = "name: mine\ntitle: Mine\nsources:\n  a: {sweep: [nowhere, kl_budget], arms: [%s]}\n"
+    text += "  b: {sweep: kl_budgett}\n"
     file = tmp_path / "mine.yaml"
     file.write_text(text % "opd" + "blocks: [{kind: findings}]\n")
     assert check_files([file], store=store) == 0

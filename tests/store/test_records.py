@@ -11,7 +11,8 @@ import pytest
 
 from trb_lab.errors import LabError, UsageError
 from trb_lab.store.records import pack, record_files, unpack
-from trb_lab.store.run_dir import Store, write_json
+from trb_lab.store.records_public import published
+from trb_lab.store.run_dir import Store, read_json, write_json
 from trb_lab.store.samples import write_samples
 from trb_lab.store.status import begin_attempt, cancel, end_attempt, last_error, state_of
 
@@ -64,7 +65,8 @@ def test_what_is_packed_comes_out_as_it_was(filled: Store, tmp_path: Path) -> No
         *(f"trials/{r}/{n}" for r in ("cancelled", "died") for n in ("config.json", "provenance.json")),
         *(f"trials/{r}/attempts.jsonl" for r in ("cancelled", "died")),
     }
-    assert all((again.root / n).read_bytes() == (filled.root / n).read_bytes() for n in found)
+    for name in found:
+        assert (again.root / name).read_bytes() == published(name, (filled.root / name).read_bytes())
     for name in ("done", "failed", "cancelled", "died", "new"):
         assert state_of(again.trial(name)) == state_of(filled.trial(name))
         assert last_error(again.trial(name)) == last_error(filled.trial(name))
@@ -135,3 +137,35 @@ def test_a_damaged_archive_is_named(filled: Store, tmp_path: Path) -> None:
         unpack(tmp_path / "none.tar.xz", tmp_path / "store")
     with pytest.raises(LabError, match="is a folder"):
         unpack(tmp_path, tmp_path / "store")
+
+
+def test_an_archive_says_nothing_of_the_machine(tmp_path: Path) -> None:
+    store = Store(tmp_path / "runs")
+    run = store.trial("opd-s0-0123456789")
+    write_json(
+        store.sweep("one").plan, {"spec": {"base": "/home/me/arith.yaml"}, "trials": [{"run_id": run.run_id}]}
+    )
+    write_json(
+        run.provenance,
+        {
+            "command": ["/home/me/bin/trb-lab", "run"],
+            "environment": {"TOKEN": "s3cret"},
+            "pid": 7,
+            "host": {"name": "node7", "system": "Linux-6", "cpu": "a cpu"},
+            "code": {"label": "0.1.0+g1"},
+        },
+    )
+    run.attempts.write_text(
+        '{"attempt": 1, "event": "start", "time": 1.0, "pid": 7, "host": "node7"}\n{"torn'
+    )
+    pack(store, ["one"], [], tmp_path / "records.tar.xz")
+    there = unpack(tmp_path / "records.tar.xz", tmp_path / "there")
+    assert read_json(there.trial(run.run_id).provenance) == {
+        "host": {"cpu": "a cpu"},
+        "code": {"label": "0.1.0+g1"},
+    }
+    assert read_json(there.sweep("one").plan)["spec"]["base"] == "arith.yaml"
+    assert (
+        there.trial(run.run_id).attempts.read_text()
+        == '{"attempt": 1, "event": "start", "time": 1.0}\n{"torn'
+    )

@@ -1,4 +1,4 @@
-"""What somebody asks for: a sweep's own report, or that of a definition; the same from the command line and a notebook."""
+"""What somebody asks for: a sweep's own report, or that of a definition; for the command line and notebooks alike."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from trb_lab.errors import LabError, UsageError, did_you_mean
 
 from .plans import planned
+from .records_public import published
 from .run_dir import RunDir, Store, SweepDir
 
 FIRST_STEP = frozenset({0})
@@ -112,8 +113,9 @@ def pack(
 ) -> int:
     """Write the records of sweeps and diagnostics as a tar.xz; the same records give the same bytes.
 
-    Diagnostics that the store does not have are left out, as a report does without them. Returns the number of files.
-    Raises UsageError for an unknown sweep.
+    Host names, command lines and folders of the machine are left out (records_public), as are diagnostics that the
+    store does not have: a report does without them. Returns the number of files. Raises UsageError for an unknown
+    sweep.
     """
     files = {p for sweep in sweeps for p in record_files(store, sweep, steps)}
     files |= {p for name in diagnostics for p in diagnostic_records(store.diagnostic(name))}
@@ -121,7 +123,7 @@ def pack(
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for name in sorted(names, key=_alike):
-            _add(archive, name, names[name].read_bytes())
+            _add(archive, name, published(name, names[name].read_bytes()))
     _write(path, lzma.compress(data.getvalue(), preset=COMPRESSION))
     return len(names)
 
