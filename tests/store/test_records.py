@@ -155,9 +155,10 @@ def test_an_archive_says_nothing_of_the_machine(tmp_path: Path) -> None:
             "code": {"label": "0.1.0+g1"},
         },
     )
-    run.attempts.write_text(
-        '{"attempt": 1, "event": "start", "time": 1.0, "pid": 7, "host": "node7"}\n{"torn'
-    )
+    begun = '{"attempt": 1, "event": "start", "time": 1.0'
+    ended = '{"attempt": 1, "event": "end", "time": 2.0, "state": "interrupted"}\n'
+    died = '{"attempt": 2, "event": "start", "time": 3.0, "pid": 8, "host": "node8"}\n{"torn'
+    run.attempts.write_text(begun + ', "pid": 7, "host": "node7"}\n' + ended + died)
     pack(store, ["one"], [], tmp_path / "records.tar.xz")
     there = unpack(tmp_path / "records.tar.xz", tmp_path / "there")
     assert read_json(there.trial(run.run_id).provenance) == {
@@ -165,7 +166,5 @@ def test_an_archive_says_nothing_of_the_machine(tmp_path: Path) -> None:
         "code": {"label": "0.1.0+g1"},
     }
     assert read_json(there.sweep("one").plan)["spec"]["base"] == "arith.yaml"
-    assert (
-        there.trial(run.run_id).attempts.read_text()
-        == '{"attempt": 1, "event": "start", "time": 1.0}\n{"torn'
-    )
+    told = there.trial(run.run_id).attempts.read_text()
+    assert told == begun + "}\n" + ended + died  # who died is part of why
