@@ -60,7 +60,7 @@ def test_the_report_opens_in_the_artifact_viewer(served: tuple[Store, str], page
     run = f"{address}/#/experiments/{ids['experiment']}/runs/{ids['sweep:kl_budget']}"
     page.goto(f"{run}/artifacts/report/report.html")
     frame = page.frame_locator("iframe").first
-    frame.get_by_text("What came out").first.wait_for(timeout=MILLISECONDS)
+    frame.get_by_role("heading", name="What came out").first.wait_for(timeout=MILLISECONDS)
 
 
 def test_a_trial_leads_to_its_sweep_and_shows_its_samples(served: tuple[Store, str], page: Any) -> None:
@@ -74,3 +74,24 @@ def test_a_trial_leads_to_its_sweep_and_shows_its_samples(served: tuple[Store, s
     link.wait_for(timeout=MILLISECONDS)
     page.goto(f"{run}/artifacts/samples/step_000000.html")
     page.frame_locator("iframe").first.get_by_text("Compute 12 + 7 - 0.").first.wait_for(timeout=MILLISECONDS)
+    page.goto(f"{run}/artifacts/samples/step_000000.json")
+    page.get_by_text("View as table").first.wait_for(timeout=MILLISECONDS)
+    page.get_by_text("Compute 12 + 7 - 0.").first.wait_for(timeout=MILLISECONDS)
+
+
+@pytest.mark.parametrize(
+    ("link", "shown"),
+    [
+        ("trials by score", "teacher_forced seed 0"),
+        ("charts by setting", "eval/mean"),
+        ("samples side by side", "Table: samples/step_000000.json"),
+    ],
+)
+def test_the_links_above_the_runs_open_views(
+    served: tuple[Store, str], page: Any, link: str, shown: str
+) -> None:
+    store, address = served
+    page.goto(f"{address}/#/experiments/{mlflow_ids(store)['experiment']}/runs")
+    page.get_by_role("link", name=link).first.click(timeout=MILLISECONDS)
+    page.get_by_text(shown).first.wait_for(timeout=MILLISECONDS)
+    assert page.get_by_text("Error loading shared view state").count() == 0

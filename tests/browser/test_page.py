@@ -201,7 +201,7 @@ def test_a_runs_spec_is_searched_and_set_against_the_reference(
         .endswith("0.1")
     )
     page.locator("#_run summary", has_text="Resolved spec").click()
-    page.get_by_label("Search the spec").fill("kl_budget")
+    page.get_by_label("Find in the spec").fill("kl_budget")
     rows = page.locator("#_run table", has=page.locator("caption", has_text="Resolved spec")).locator(
         "tr:visible"
     )

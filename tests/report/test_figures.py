@@ -128,8 +128,9 @@ def test_the_best_over_training_is_each_seeds_own(store: Store, settings: dict[s
             lines = metrics(store, run)
             scores = [line["eval/mean/pass_at_1"] for line in lines if "eval/mean/pass_at_1" in line]
             expected[seed] = max(*scores, read_json(store.trial(run).result)["final"]["mean_pass_at_1"])
-        assert best_over_training(data, setting) == pytest.approx(expected)
-    assert len(best_over_training(data, settings["trb: kl_budget=0.005 steps=10"])) == 2
+        assert best_over_training(data, [setting])[setting.key] == pytest.approx(expected)
+    key = "trb: kl_budget=0.005 steps=10"
+    assert len(best_over_training(data, list(settings.values()))[key]) == 2
 
 
 def test_grids_are_grouped_as_in_the_paper(store: Store, settings: dict[str, Setting]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from contextlib import closing
@@ -13,7 +14,8 @@ from trb_lab.errors import MissingExtra, UsageError
 from trb_lab.store import locks, mlflow_tracking
 from trb_lab.store.mlflow_mirror import sync_store
 from trb_lab.store.mlflow_pass import GroupPass
-from trb_lab.store.mlflow_rows import metric_name, metric_rows, samples_page, time_of
+from trb_lab.store.mlflow_rows import metric_name, metric_rows, samples_views, time_of, timing_rows
+from trb_lab.store.mlflow_tracking import local_uri
 from trb_lab.store.run_dir import Store
 from trb_lab.store.samples import write_samples
 from trb_lab.store.status import begin_attempt, cancel, end_attempt
@@ -227,8 +229,38 @@ def test_a_torn_sample_file_waits(mirrored: Store) -> None:
     assert sync_store(mirrored).ok
     torn.unlink()
     write_samples(run, 1, "rollout", [{"prompt": "p", "response": "x" * 9000}] * 100)
-    page = samples_page(torn)
+    page = samples_views(torn)[".html"]
     assert page.count("<tr>") == 61
     assert "60 of 100 rows" in page
     assert sync_store(mirrored).ok
-    assert (run_of(mirrored, "a-s0")["artifacts"] / "samples" / "step_000001-rollout.html").exists()
+    shown = run_of(mirrored, "a-s0")
+    assert (shown["artifacts"] / "samples" / "step_000001-rollout.html").exists()
+    listed = [{"path": "samples/step_000001-rollout.json", "type": "table"}]
+    assert json.loads(shown["tags"]["mlflow.loggedArtifacts"]) == listed
+
+
+def test_samples_are_a_table_that_mlflow_loads(mirrored: Store) -> None:
+    run = completed_run(mirrored, "a-s0")
+    rows = [{"prompt": f"{i}+1", "response": str(i), "row": i, "correct": i == 1} for i in range(3)]
+    write_samples(run, 1, "rollout", rows)
+    assert sync_store(mirrored).ok
+    from mlflow.tracking import MlflowClient
+
+    shown = run_of(mirrored, "a-s0")
+    (experiment,) = query(mirrored, "SELECT experiment_id FROM runs WHERE run_uuid = ?", shown["id"])[0]
+    name = "samples/step_000001-rollout.json"
+    table = MlflowClient(local_uri(mirrored)).load_table(str(experiment), name, [shown["id"]])
+    assert list(table.columns[:2]) == ["prompt", "response"]
+    assert table[["prompt", "response", "row", "correct"]].to_dict("records") == rows
+
+
+def test_costs_that_a_phase_never_has_get_no_chart() -> None:
+    costs = {"cpu_seconds": 1.0, "gpu_seconds": 0.0, "seconds": 2.0, "student_tokens": 0, "teacher_tokens": 0}
+    line = {"step": 3, "time": 5.0, "cost": {"grading": costs, "rollout": costs}, "seconds": {"grading": 0.0}}
+    assert [row.key for row in timing_rows(line)] == [
+        "system/cost/grading/cpu_seconds",
+        "system/cost/rollout/cpu_seconds",
+        "system/cost/rollout/student_tokens",
+        "system/cost/rollout/teacher_tokens",
+        "system/seconds/grading",
+    ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from trb_lab.store.mlflow_mirror import sync_store
 from trb_lab.store.mlflow_notes import FINDING_CHARACTERS, sweep_note, trial_note
+from trb_lab.store.mlflow_tracking import local_uri
+from trb_lab.store.mlflow_views import view_links
 from trb_lab.store.run_dir import Store, read_json, write_json
 
 from .fakes import completed_run
@@ -34,7 +39,9 @@ def test_descriptions_lead_to_the_report_once_there_is_one(mirrored: Store) -> N
         (1_600_000_000_000,)
     ]
     told = "SELECT value FROM experiment_tags WHERE key = 'mlflow.note.content'"
-    assert query(mirrored, told) == [("which?",)]
+    (told_so,) = query(mirrored, told)[0]
+    assert told_so.startswith("[trials by score](#/experiments/1/runs?viewStateShareKey=trials)")
+    assert told_so.endswith("\n\nwhich?")
 
     report = mirrored.sweep("budgets").report
     report.mkdir()
@@ -45,10 +52,33 @@ def test_descriptions_lead_to_the_report_once_there_is_one(mirrored: Store) -> N
     assert link in run_of(mirrored, "a-s0")["tags"]["mlflow.note.content"]
     parent_note = run_of(mirrored, "sweep:budgets")["tags"]["mlflow.note.content"]
     assert parent_note.startswith(f"[Report]{link}")
+    assert "(#/experiments/1/runs?viewStateShareKey=settings&compareRunsMode=CHART)" in parent_note
     assert "Nothing did." in parent_note and "## Scores" not in parent_note
     before = counts(mirrored)
     assert sync_store(mirrored).values_sent == 0
     assert counts(mirrored) == before
+
+
+def test_an_experiment_holds_the_views_that_its_links_name(mirrored: Store) -> None:
+    two_arm_sweep(mirrored)
+    completed_run(mirrored, "a-s0")
+    assert sync_store(mirrored).ok
+    tags = "SELECT key, value FROM experiment_tags WHERE key LIKE 'mlflow.sharedViewState.%'"
+    views = {key.rpartition(".")[2]: json.loads(value) for key, value in query(mirrored, tags)}
+    assert set(views) == set(re.findall(r"viewStateShareKey=(\w+)", view_links("1")))
+    for view in views.values():
+        shown = search_names(mirrored, view["searchFilter"], view.get("orderByKey"))
+        assert "trb kl_budget=0.05 seed 0" in shown and "budgets" not in shown
+    assert {key["groupByData"] for key in views["settings"]["groupBy"]["groupByKeys"]} == {"arm", "setting"}
+
+
+def search_names(store: Store, filter_string: str, order: str | None) -> list[str]:
+    """Names of the runs that MLflow finds."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(local_uri(store))
+    found = client.search_runs(["1"], filter_string, order_by=[f"{order} DESC"] if order else None)
+    return [str(run.info.run_name) for run in found]
 
 
 def test_long_findings_fit_a_tag(mirrored: Store) -> None:
@@ -56,7 +86,7 @@ def test_long_findings_fit_a_tag(mirrored: Store) -> None:
     report.mkdir(parents=True)
     (report / "report.html").write_text("<p>")
     (report / "report.md").write_text("## What came out\n" + "It is so.\n\n" * FINDING_CHARACTERS)
-    assert len(sweep_note("which?", report, "#/experiments/1/runs/" + "a" * 32)) < 5000
+    assert len(sweep_note("which?", report, "#/experiments/1/runs/" + "a" * 32, view_links("1" * 9))) < 5000
     assert "| - |" in trial_note("a", [{"arm": "opd", "seed": 1}])
 
 

@@ -69,7 +69,7 @@ def report(
 
     from .common import print_json
 
-    _refuse_together(records, tracking_uri, out, sync)
+    _refuse_together(records, tracking_uri, out, sync, check, pack)
     request = report_request(what, _sources(sweep or []), sets or [])
     with _opened(store_of(context), request, records, tracking_uri) as store:
         if check:
@@ -88,13 +88,28 @@ def report(
     if as_json:
         print_json(paths)
         return
-    typer.echo(paths["table"].read_text())
+    typer.echo(paths["table"].read_text(encoding="utf-8"))
     typer.echo(f"{paths['page']}\n{len(paths)} files in {paths['page'].parent}")
 
 
-def _refuse_together(records: Path | None, tracking_uri: str | None, out: Path | None, sync: bool) -> None:
+def _refuse_together(
+    records: Path | None,
+    tracking_uri: str | None,
+    out: Path | None,
+    sync: bool,
+    check: bool,
+    pack: Path | None,
+) -> None:
     from trb_lab.errors import UsageError
 
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder for the report.")
+    if pack is not None and pack.exists() and not pack.is_file():
+        raise UsageError(
+            f"--pack {pack} is no plain file: name one for the archive, as in --pack records.tar.xz."
+        )
+    if check and (pack is not None or sync):
+        raise UsageError(f"--check only compares: leave out {'--pack' if pack is not None else '--sync'}.")
     if records is not None and tracking_uri is not None:
         raise UsageError("--records and --tracking-uri both say where the runs are: give one of them.")
     option = "--records" if records is not None else "--tracking-uri" if tracking_uri is not None else None

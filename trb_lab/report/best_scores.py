@@ -16,15 +16,26 @@ FIRST_KEYS = ("steps", "kl_budget")
 """Keys that group and colour where an arm has both, as in the paper: the horizon K, then the budget."""
 
 
-def best_over_training(data: SweepData, setting: Setting) -> SeedScores:
-    """Seed -> highest mean over the evaluation sets of any evaluated checkpoint, of completed seeds."""
-    done = {run: seed for seed, run in setting.run_ids.items() if setting.states[seed] == "completed"}
-    rows = data.checkpoints[data.checkpoints["run_id"].isin(done)]
-    found: dict[int, float] = {}
-    for (run, _), scores in rows.groupby(["run_id", "updates"])["pass_at_1"]:
-        seed, score = done[str(run)], mean(float(s) for s in scores)
-        found[seed] = max(found.get(seed, score), score)
-    return dict(sorted(found.items()))
+def best_over_training(data: SweepData, settings: Sequence[Setting]) -> dict[str, SeedScores]:
+    """Key of a setting -> seed -> highest mean over the evaluation sets of any evaluated checkpoint, of seeds that
+    completed; empty where there is none.
+    """
+    measured: dict[tuple[str, int], list[float]] = {}
+    columns = (data.checkpoints[c].tolist() for c in ("run_id", "updates", "pass_at_1"))
+    for run, updates, score in zip(*columns, strict=True):
+        measured.setdefault((str(run), updates), []).append(float(score))
+    best: dict[str, float] = {}
+    for (run, _), scores in measured.items():
+        score = mean(scores)
+        best[run] = max(best.get(run, score), score)
+    return {
+        s.key: {
+            seed: best[run]
+            for seed, run in sorted(s.run_ids.items())
+            if s.states[seed] == "completed" and run in best
+        }
+        for s in settings
+    }
 
 
 @dataclass(frozen=True)

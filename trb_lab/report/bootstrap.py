@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from .stats import LEVEL, Difference, sd, t_quantile
+from .stats import LEVEL, Difference, sd, t_quantile, two_sided_p
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -167,9 +167,8 @@ def cochran_quantile(s: Any, b: Any, dfs: tuple[int, int], level: float = LEVEL)
 def cochran_p(statistic: float, s: float, b: float, dfs: tuple[int, int]) -> float:
     """The level at which the interval ends at zero: between the two Student-t p-values of the statistic."""
     from scipy.optimize import brentq
-    from scipy.stats import t
 
-    bounds = [float(2 * t.sf(statistic, df)) for df in dfs]
+    bounds = [two_sided_p(statistic, df) for df in dfs]
     low, high = max(min(bounds), 1e-300), max(bounds)
     if high - low <= 1e-15 or high <= 1e-299:
         return high

@@ -6,19 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from trb_lab.errors import UsageError
 from trb_lab.spec.report import ReportSpec
 from trb_lab.store.run_dir import Store, write_atomic
 
-from .checking import write_manifest
+from .checking import files_of, write_manifest
 from .collect import SweepData
 from .latex import to_latex
 from .narrative import counts, shared_rows
-from .render import to_csv, to_html, to_markdown, to_text
+from .plot_style import FigureFiles
+from .render import to_csv, to_html, to_markdown
 from .sections import Context, Section, make_sections
 from .setup_facts import code_versions
 from .sidecar import to_sidecar
 from .sources import Source, open_sources
 from .tables import Table
+from .text import text
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,8 @@ class Report:
 
     @property
     def code_versions(self) -> dict[str, int]:
-        """Label of the code -> number of trials that ran it, over all sources."""
-        found: dict[str, int] = {}
-        for source in self.sources.values():
-            for version, n in code_versions(source.data).items():
-                found[version] = found.get(version, 0) + n
-        return found
+        """Label of the code -> number of trials that ran it, over all sources; a trial that they share counts once."""
+        return code_versions(source.data.trials for source in self.sources.values())
 
     @property
     def tables(self) -> list[tuple[str, Table]]:
@@ -72,83 +71,93 @@ def build(store: Store, spec: ReportSpec, out: Path, command: str, quiet: bool =
     `command` is shown as the way to make the report again; `quiet` leaves out blocks without data.
     """
     from .markdown import markdown
-    from .page import page
+    from .page import page, source_data
 
     sources = open_sources(store, spec)
+    earlier = files_of(out)
     out.mkdir(parents=True, exist_ok=True)
-    sections = make_sections(Context(store, spec, sources, out, quiet))
+    inside: dict[str, str] = {}
+    tables: dict[str, tuple[str, str]] = {}
+
+    def while_figures_are_drawn(ready: list[Section]) -> None:
+        inside.update(source_data(list(sources.values()), spec.statistics.level))
+        tables.update(_table_files(Report(spec, sources, ready, command)))
+
+    sections = make_sections(Context(store, spec, sources, out, quiet), while_figures_are_drawn)
     report = Report(spec, sources, _with_headlines(sections), command)
-    contents = {
-        "markdown": ("report.md", markdown(report)),
-        "table": ("table.txt", _text(report)),
-    }
-    for name, table in report.tables:
-        for suffix, write in TABLE_FORMATS.items():
-            contents[f"{name}_{suffix}"] = (f"tables/{name}.{suffix}", write(table, name, report))
+    files = _Files(out)
+    files.add("markdown", "report.md", markdown(report))
+    files.add("table", "table.txt", text(report))
+    for what, (name, content) in tables.items():
+        files.add(what, name, content)
     for source in sources.values():
         name = "trials" if len(sources) == 1 else f"trials-{source.name}"
-        contents[f"{name}_csv"] = (f"{name}.csv", _trials_csv(source.data))
+        files.add(f"{name}_csv", f"{name}.csv", _trials_csv(source.data))
     for section in sections:
-        contents |= {name: (name, text) for name, text in section.files.items()}
-    data = {f.csv.as_posix(): (out / f.csv).read_text() for s in sections for f in s.figures}
-    contents["page"] = ("report.html", page(report, data | dict(contents.values())))
-    paths = {}
-    for what, (name, text) in contents.items():
-        write_atomic(out / name, text)
-        paths[what] = out / name
-    for section in sections:
+        for name, content in section.files.items():
+            files.add(name, name, content)
         for figure in section.figures:
-            paths[f"{figure.name}_csv"] = out / figure.csv
-    _sweep_away(out, {p.relative_to(out) for p in paths.values()}, sections)
-    drawn = {out / p for section in sections for figure in section.figures for p in figure.paths}
-    paths["manifest"] = write_manifest(out, report, {*paths.values(), *drawn})
-    return paths
+            files.drawn(figure)
+    files.add("page", "report.html", page(report, files.texts, inside))
+    files.write()
+    for name in earlier - files.names:  # of an earlier report, whose data are no more
+        (out / name).unlink(missing_ok=True)
+    files.paths["manifest"] = write_manifest(out, report, {out / name for name in files.names})
+    return files.paths
+
+
+class _Files:
+    """The files of a report, each written by one block."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.paths: dict[str, Path] = {}
+        """What was written -> where."""
+        self.texts: dict[str, str] = {}
+        """Name -> text; of figures only their data."""
+        self.names: set[str] = set()
+
+    def add(self, what: str, name: str, content: str) -> None:
+        """Raises UsageError where two blocks make a file of one name."""
+        self._take(name)
+        self.texts[name] = content
+        self.paths.setdefault(what, self.out / name)
+
+    def drawn(self, figure: FigureFiles) -> None:
+        """A figure's files, which are there already."""
+        for path in figure.paths:
+            self._take(path.as_posix())
+        self.texts[figure.csv.as_posix()] = (self.out / figure.csv).read_text(encoding="utf-8")
+        self.paths[f"{figure.name}_csv"] = self.out / figure.csv
+
+    def write(self) -> None:
+        drawn = {path for path in self.texts if path.startswith("figures/")}
+        for name, content in self.texts.items():
+            if name not in drawn:
+                write_atomic(self.out / name, content)
+
+    def _take(self, name: str) -> None:
+        if name in self.names:
+            raise UsageError(f"two blocks of the report write {name}: give one of them a `name` of its own.")
+        self.names.add(name)
+
+
+def _table_files(report: Report) -> dict[str, tuple[str, str]]:
+    """What is written -> its file and text, of every table in all TABLE_FORMATS."""
+    return {
+        f"{name}_{suffix}": (f"tables/{name}.{suffix}", write(table, name, report))
+        for name, table in report.tables
+        for suffix, write in TABLE_FORMATS.items()
+    }
 
 
 def _with_headlines(sections: list[Section]) -> list[Section]:
     """The findings, with what the searches found at their end."""
     said = [s.headline for s in sections if s.headline]
-    findings = next((s for s in sections if s.name == "findings"), None)
+    findings = next((s for s in sections if s.kind == "findings"), None)
     if findings is not None:
         findings.paragraphs.extend(said)
     return sections
-
-
-def _sweep_away(out: Path, written: set[Path], sections: list[Section]) -> None:
-    """Remove files of our kinds that an earlier report left, for which there are no data any more."""
-    drawn = {p for s in sections for f in s.figures for p in f.paths}
-    for pattern in ("*.csv", "tables/*", "figures/*"):
-        for path in out.glob(pattern):
-            relative = path.relative_to(out)
-            if path.is_file() and not path.name.startswith(".") and relative not in written | drawn:
-                path.unlink(missing_ok=True)
-
-
-def _text(report: Report) -> str:
-    """What a terminal shows: counts, tables, the findings."""
-    import textwrap
-
-    lines = []
-    for label, found in report.counts.items():
-        told = ", ".join(f"{n} {what}" for what, n in found.items() if n or what == "completed")
-        rows = report.shared_rows[label]
-        lines.append(f"{label}: {told}" + f" ({rows})" * bool(rows))
-    legend = "± 95 % interval (Student-t over seeds); * best of the column and its statistical ties"
-    rules = (
-        "paper: best of all settings and checkpoints tried; final: mean over settings, nothing chosen;\n"
-        "fair: chosen by the other seeds on one half of the problems, scored on the other half\n"
-    )
-    parts = ["\n".join(lines)]
-    for section in report.sections:
-        if section.name.startswith("search-"):
-            parts.append(section.title + "\n\n" + "\n".join(to_text(t) for _, t in section.tables))
-            continue
-        for name, table in section.tables:
-            after = {"scores": legend + "\n", "selection": rules}.get(name, "")
-            parts.append(to_text(table) + after)
-    said = [p for s in report.sections if s.name == "findings" for p in s.paragraphs]
-    words = "\n\n".join(textwrap.fill(p, 100) for p in said)
-    return "\n\n".join([parts[0], "\n".join(parts[1:]), words]).strip() + "\n"
 
 
 def _trials_csv(data: SweepData) -> str:

@@ -47,7 +47,7 @@ class ReportFiles:
         link = html.escape(os.path.relpath(self.page), quote=True)
         shown = next(iter(self.tables), None)
         table = (self.folder / "tables" / f"{shown}.html") if shown else None
-        body = table.read_text() if table is not None and table.exists() else ""
+        body = table.read_text(encoding="utf-8") if table is not None and table.exists() else ""
         return f'{body}<p><a href="{link}">{html.escape(str(self.page))}</a></p>'
 
 

@@ -54,6 +54,16 @@ class Change:
         )
 
 
+def files_of(folder: Path) -> set[str]:
+    """Names of the files that the report in the folder has by its manifest; empty where there is none."""
+    try:
+        kept = read_json(folder / MANIFEST)
+    except ValueError:
+        return set()
+    names = kept.get("files") if isinstance(kept, dict) else None
+    return {n for n in names or () if not Path(n).is_absolute() and ".." not in Path(n).parts}
+
+
 def write_manifest(out: Path, report: Report, files: Iterable[Path]) -> Path:
     """Note what a report was made of, and the SHA-256 of every file of it; the same inputs give the same bytes."""
     spec = json.dumps(report.spec.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,12 +20,12 @@ from pydantic import ValidationError
 
 from trb_lab.errors import UsageError, did_you_mean
 from trb_lab.spec import ExperimentSpec
-from trb_lab.store.run_dir import RunDir, Store, read_json
-from trb_lab.store.status import TrialState, last_error, state_of
+from trb_lab.store.run_dir import Store, read_json
 
-from .costs import COST_COLUMNS, training_cost
-from .planned_sets import PlannedSets, keys_of, plain_mean, planned_sets
-from .step_columns import CURVE_COLUMNS, CURVE_SCORE, StepColumns, final_sets, read_curve, read_seconds
+from .costs import COST_COLUMNS
+from .planned_sets import planned_sets
+from .run_reading import SCORE_COLUMNS, RunRead, code_version, mean_score, read_runs, run_state, score_rows
+from .step_columns import CURVE_COLUMNS, CURVE_SCORE, StepColumns, final_sets
 
 TRIAL_COLUMNS = [
     "arm",
@@ -46,7 +46,6 @@ TRIAL_COLUMNS = [
     "score_mean",
 ]
 REFERENCE_COLUMNS = ["role", "model", "run_id", "state", "error", "error_class", "traceback", "score_mean"]
-SCORE_COLUMNS = ["run_id", "set", "pass_at_1", "stderr", "truncated_share", "length_mean"]
 CHECKPOINT_COLUMNS = ["run_id", "updates", "set", "pass_at_1"]
 MEAN = "mean"
 """Name of the column that averages the evaluation sets that every planned trial has."""
@@ -107,6 +106,16 @@ class SweepData:
         values = self._array("curves", column)[chosen if last is None else chosen[-last:]]
         return [float(v) for v in values[~np.isnan(values)]]
 
+    def curve_points(self, run_id: str, column: str) -> dict[int, float]:
+        """Step -> a run's value of one metric; steps without it are absent."""
+        if column not in self.curves or run_id not in self._places:
+            return {}
+        places = self._places[run_id]
+        values = self._array("curves", column)[places]
+        known = ~np.isnan(values)
+        steps = self._array("curves", "step")[places][known]
+        return dict(zip(steps.tolist(), values[known].tolist(), strict=True))
+
     def step_seconds(self, run_id: str, first: int = 0, end: float = math.inf) -> np.ndarray:
         """Seconds of a run's steps in first <= step < end, as `timing` has them; empty where it has none."""
         places = self._timed.get(run_id, np.empty(0, dtype=np.int64))
@@ -124,6 +133,11 @@ class SweepData:
         return {}
 
     @cached_property
+    def begun(self) -> frozenset[str]:
+        """Runs that have rows in `curves`."""
+        return frozenset(self._places)
+
+    @cached_property
     def _places(self) -> Mapping[str, np.ndarray]:
         """Run id -> numbers of its rows in `curves`."""
         return _rows_by_run(self.curves)
@@ -139,12 +153,6 @@ def _rows_by_run(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     return {str(run): np.asarray(places, dtype=np.int64) for run, places in found.items()}
 
 
-def code_version(run: RunDir) -> str | None:
-    """The label of the code that ran the last attempt (version, commit, whether files differed from it)."""
-    code = (read_json(run.provenance) or {}).get("code") or {}
-    return code.get("label") or code.get("commit") or code.get("version")
-
-
 def collect(store: Store, sweep_name: str, reference: str | None = None) -> SweepData:
     """Read one sweep; `reference` is the arm to compare with, in place of the sweep's own.
 
@@ -157,24 +165,19 @@ def collect(store: Store, sweep_name: str, reference: str | None = None) -> Swee
     curves = StepColumns((*CURVE_COLUMNS, CURVE_SCORE))
     timing = StepColumns(("seconds",))
     horizons = Horizons()
-    means: dict[str, float | None] = {}
-    """Run id -> mean score: two settings may plan the same trial, which is then read once."""
-    for planned in plan.get("trials", []):
-        run = store.trial(planned["run_id"])
-        if run.run_id not in means:
-            result = read_json(run.result) or {}
-            final = final_sets(result)
-            means[run.run_id] = _mean_score(final, sets)
-            scores += _score_rows(run, final, sets)
-            steps, values, evaluated = read_curve(run, final, sets)
-            curves.add(run.run_id, steps, values)
-            checkpoints += _with_final(evaluated, run, result, sets)
-            costs += training_cost(run, result)
-            timed, seconds = read_seconds(run)
-            timing.add(run.run_id, timed, {"seconds": seconds})
+    planned_trials = plan.get("trials", [])
+    # Two settings may plan the same trial, which is then read once.
+    ids = list(dict.fromkeys(str(planned["run_id"]) for planned in planned_trials))
+    read = dict(zip(ids, read_runs([store.trial(run_id) for run_id in ids], sets), strict=True))
+    for run_id, found in read.items():
+        scores += found.scores
+        checkpoints += found.checkpoints
+        costs += found.costs
+        curves.add(run_id, found.steps, found.curves)
+        timing.add(run_id, found.timed, {"seconds": found.seconds})
+    for planned in planned_trials:
         label = (arms.get(planned["arm"]) or {}).get("label") or planned["arm"]
-        row = _trial_row(planned, str(label), run, horizons)
-        trials.append({**row, "score_mean": means[run.run_id]})
+        trials.append(_trial_row(planned, str(label), read[str(planned["run_id"])], horizons))
     for planned in plan.get("references", []):
         run = store.reference(planned["run_id"])
         final = final_sets(read_json(run.result) or {})
@@ -183,11 +186,11 @@ def collect(store: Store, sweep_name: str, reference: str | None = None) -> Swee
                 "role": planned["role"],
                 "model": _model_name(planned.get("model")),
                 "run_id": run.run_id,
-                **_state(run),
-                "score_mean": _mean_score(final, sets),
+                **run_state(run),
+                "score_mean": mean_score(final, sets),
             }
         )
-        scores += _score_rows(run, final, sets)
+        scores += score_rows(run, final, sets)
     trial_frame = pd.DataFrame(trials, columns=[c for c in TRIAL_COLUMNS if c != "steps_done"])
     trial_frame["steps_done"] = trial_frame["run_id"].map(curves.steps_done()).fillna(0).astype(int)
     return SweepData(
@@ -220,13 +223,7 @@ def read_plan(store: Store, sweep_name: str) -> dict[str, Any]:
     return plan
 
 
-def _state(run: RunDir) -> dict[str, Any]:
-    state = state_of(run)
-    error = {} if state == TrialState.COMPLETED else last_error(run) or {}
-    return {"state": str(state), **{k: error.get(k) for k in ("error", "error_class", "traceback")}}
-
-
-def _trial_row(planned: dict[str, Any], label: str, run: RunDir, horizons: Horizons) -> dict[str, Any]:
+def _trial_row(planned: dict[str, Any], label: str, run: RunRead, horizons: Horizons) -> dict[str, Any]:
     spec = planned.get("spec") or {}
     warmup = spec.get("warmup") or {}
     return {
@@ -235,12 +232,13 @@ def _trial_row(planned: dict[str, Any], label: str, run: RunDir, horizons: Horiz
         "setting": str(planned.get("setting") or ""),
         "kind": warmup.get("kind", "opd"),
         "seed": int(planned["seed"]),
-        "run_id": run.run_id,
-        **_state(run),
+        "run_id": str(planned["run_id"]),
+        **run.state,
         "horizon_steps": horizons.of(spec),
         "kl_budget": warmup.get("kl_budget"),
         "steps": int(spec.get("steps", 0)),
-        "code_version": code_version(run),
+        "code_version": run.code_version,
+        "score_mean": run.score_mean,
     }
 
 
@@ -273,37 +271,6 @@ def _horizon(spec: dict[str, Any]) -> int:
 
 def _model_name(model: Any) -> str:
     return str(model.get("name", "") if isinstance(model, dict) else model or "")
-
-
-def _mean_score(final: Mapping[str, Mapping[str, Any]], sets: PlannedSets) -> float | None:
-    """Over the plan's sets: the mean in result.json covers whatever sets the run holds."""
-    found = {label: final[key].get("pass_at_1") for label, key in keys_of(sets.sets, final).items()}
-    return plain_mean(found, sets.common)
-
-
-def _score_rows(
-    run: RunDir, final: Mapping[str, Mapping[str, Any]], sets: PlannedSets
-) -> list[dict[str, Any]]:
-    return [
-        {"run_id": run.run_id, "set": label, **{k: final[key].get(k) for k in SCORE_COLUMNS[2:]}}
-        for label, key in keys_of(sets.sets, final).items()
-    ]
-
-
-def _with_final(
-    evaluated: Mapping[int, Sequence[float]], run: RunDir, result: Mapping[str, Any], sets: PlannedSets
-) -> list[dict[str, Any]]:
-    """Rows of `checkpoints`: what training measured, and the final checkpoint as the result has it."""
-    final = final_sets(result)
-    keys = keys_of(sets.sets, final)
-    if "steps" in result and all(label in keys for label in sets.common):
-        last = [final[keys[label]]["pass_at_1"] for label in sets.common]
-        evaluated = {**evaluated, int(result["steps"]): last}
-    return [
-        {"run_id": run.run_id, "updates": updates, "set": label, "pass_at_1": score}
-        for updates, scores in sorted(evaluated.items())
-        for label, score in zip(sets.common, scores, strict=True)
-    ]
 
 
 __all__ = ["CURVE_COLUMNS", "CURVE_SCORE", "MEAN", "SweepData", "code_version", "collect", "read_plan"]

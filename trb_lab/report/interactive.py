@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from .collect import CURVE_SCORE
-from .page_data import rounded
+from .page_data import rounded, rounded_parts
 from .plot_curves import drawn_settings, line_styles, reference_score
 from .settings import Setting
 from .sources import Source
-from .stats import t_quantile
+from .stats import LEVEL, t_quantile
 
 MAX_POINTS = 200
 """Of one line."""
@@ -61,28 +62,28 @@ class Grids:
 
     def index(self, steps: Sequence[int]) -> int:
         """Where these steps are in `self.steps`; added if they are new."""
-        key = tuple(map(int, steps))
+        key = tuple(steps)
         if key not in self._index:
             self._index[key] = len(self.steps)
             self.steps.append(list(key))
         return self._index[key]
 
 
-def curves_data(sources: Sequence[Source]) -> dict[str, Any] | None:
+def curves_data(sources: Sequence[Source], level: float = LEVEL) -> dict[str, Any] | None:
     """Everything that the page draws, ready for JSON; None where no run has a line.
 
     {"grids": [[step, ...], ...], "sources": [...]}; a line is [grid, [value, ...]], a band [grid, means, half-widths,
-    number of seeds]. Half-widths are null where there is one seed.
+    number of seeds]. Half-widths, of intervals that cover 1 - level, are null where there is one seed.
     """
     grids = Grids()
-    found = [_source(s, grids) for s in sources if not s.data.curves.empty]
+    found = [_source(s, grids, level) for s in sources if not s.data.curves.empty]
     found = [s for s in found if s["metrics"]]
     return {"grids": grids.steps, "sources": found} if found else None
 
 
-def _source(source: Source, grids: Grids) -> dict[str, Any]:
+def _source(source: Source, grids: Grids, level: float) -> dict[str, Any]:
     data = source.data
-    begun = set(data.curves["run_id"])
+    begun = data.begun
     settings = [s for s in source.settings if begun & set(s.run_ids.values())]
     metrics = []
     for metric in METRICS:
@@ -104,7 +105,7 @@ def _source(source: Source, grids: Grids) -> dict[str, Any]:
                 "start": _percent(reference_score(data, "student")) if updates else None,
                 "teacher": _percent(reference_score(data, "teacher")) if updates else None,
                 "runs": _run_lines(frame, grids),
-                "bands": _bands(frame, settings, grids),
+                "bands": _bands(frame, settings, grids, level),
             }
         )
     return {"label": source.label, "metrics": metrics, "settings": _settings(source, settings)}
@@ -137,6 +138,7 @@ def dash_pixels(dash: Any) -> list[float]:
     return [] if isinstance(dash, str) else [round(DASH_PIXELS * length, 1) for length in dash[1]]
 
 
+@cache
 def thinned(length: int, most: int) -> np.ndarray:
     """Indices of at most `most` of `length` points, evenly spread, the first and the last among them."""
     if length <= most:
@@ -145,17 +147,18 @@ def thinned(length: int, most: int) -> np.ndarray:
 
 
 def _run_lines(frame: pd.DataFrame, grids: Grids) -> dict[str, Any]:
-    groups = frame.groupby("run_id", sort=False)
-    most = max(FEW_POINTS, min(MAX_POINTS, ALL_POINTS // max(1, groups.ngroups)))
-    lines = {}
+    groups = frame.groupby("run_id", sort=False).indices
+    most = max(FEW_POINTS, min(MAX_POINTS, ALL_POINTS // max(1, len(groups))))
     steps, values = frame["step"].to_numpy(), frame["value"].to_numpy()
-    for run_id, places in groups.indices.items():
-        kept = places[thinned(len(places), most)]
-        lines[str(run_id)] = [grids.index(steps[kept].tolist()), [rounded(v) for v in values[kept].tolist()]]
-    return lines
+    kept = [np.asarray(places)[thinned(len(places), most)] for places in groups.values()]
+    told = rounded_parts(values, kept)
+    return {
+        str(run_id): [grids.index(steps[places].tolist()), numbers]
+        for run_id, places, numbers in zip(groups, kept, told, strict=True)
+    }
 
 
-def _bands(frame: pd.DataFrame, settings: Sequence[Setting], grids: Grids) -> dict[str, Any]:
+def _bands(frame: pd.DataFrame, settings: Sequence[Setting], grids: Grids, level: float) -> dict[str, Any]:
     """Position of a setting -> [grid, mean over seeds, half-width of its Student-t interval, number of seeds]."""
     members = pd.DataFrame(
         [(i, run) for i, s in enumerate(settings) for run in sorted(set(s.run_ids.values()))],
@@ -163,15 +166,18 @@ def _bands(frame: pd.DataFrame, settings: Sequence[Setting], grids: Grids) -> di
     )
     joined = members.merge(frame, on="run_id")
     table = joined.groupby(["setting", "step"])["value"].agg(["mean", "std", "size"]).reset_index()
-    quantiles = {n: t_quantile(n - 1) / np.sqrt(n) for n in table["size"].unique() if n > 1}
+    quantiles = {n: t_quantile(n - 1, level) / np.sqrt(n) for n in table["size"].unique() if n > 1}
     table["half"] = table["std"] * table["size"].map(quantiles)
-    bands = {}
-    for index, rows in table.groupby("setting"):
-        rows = rows.iloc[thinned(len(rows), MAX_POINTS)]
-        bands[str(index)] = [
-            grids.index(rows["step"].tolist()),
-            [rounded(v) for v in rows["mean"]],
-            [rounded(v) for v in rows["half"]],
-            [int(n) for n in rows["size"]],
+    columns = {name: table[name].to_numpy() for name in ("step", "mean", "half", "size")}
+    groups = table.groupby("setting").indices
+    kept = [np.asarray(places)[thinned(len(places), MAX_POINTS)] for places in groups.values()]
+    means, halves = (rounded_parts(columns[name], kept) for name in ("mean", "half"))
+    return {
+        str(index): [
+            grids.index(columns["step"][places].tolist()),
+            mean,
+            half,
+            columns["size"][places].tolist(),
         ]
-    return bands
+        for index, places, mean, half in zip(groups, kept, means, halves, strict=True)
+    }

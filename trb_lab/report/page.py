@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files as package_files
 from typing import TYPE_CHECKING
 
 from .interactive import curves_data
-from .page_data import embedded_files, packed, packed_plotly
+from .page_data import embedded_files, packed, packed_numbers, packed_plotly
 from .plot_style import theme_variables, themed_svg
 from .render import to_html
 from .run_details import run_details
@@ -36,8 +36,17 @@ STATES = {
 }
 
 
-def page(report: Report, files: Mapping[str, str]) -> str:
-    """The HTML text. `files`: name -> text of the report's other files, which the page offers for download."""
+def source_data(sources: Sequence[Source], level: float) -> dict[str, str]:
+    """What the page carries of the runs, packed: `runs` (details), and where there are any `curves`, with `plotly`."""
+    curves = curves_data(sources, level)
+    data = {"runs": packed(run_details(sources))}
+    return data if curves is None else data | {"curves": packed_numbers(curves), "plotly": packed_plotly()}
+
+
+def page(report: Report, files: Mapping[str, str], inside: Mapping[str, str]) -> str:
+    """The HTML text. `files`: name -> text of the report's other files, which the page offers for download; `inside`:
+    what `source_data` says of the report's sources.
+    """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -50,16 +59,12 @@ def page(report: Report, files: Mapping[str, str]) -> str:
     )
     variables = theme_variables()
     embedded = embedded_files(files)
-    sources = list(report.sources.values())
-    curves = curves_data(sources)
     script = package_files("trb_lab.report").joinpath("templates/page.js").read_text(encoding="utf-8")
-    data = {"files": packed(embedded), "runs": packed(run_details(sources))}
-    if curves is not None:
-        data |= {"curves": packed(curves), "plotly": packed_plotly()}
+    data = {"files": packed(embedded), **inside}
     return environment.get_template("page.html").render(
         report=report,
         sections=report.sections,
-        curves_before=_curves_place(report.sections) if curves is not None else None,
+        curves_before=_curves_place(report.sections) if "curves" in inside else None,
         counted=[(label, _counts(report, label)) for label in report.counts],
         table_files={name: _files_of(name, files) for name, _ in report.tables},
         unlisted=_unlisted(report),

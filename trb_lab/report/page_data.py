@@ -5,15 +5,22 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import orjson
+
 from trb_lab.errors import MissingExtra
 
 SIGNIFICANT_DIGITS = 5
+MOST_PLACES = 22
+"""Powers of ten up to this one are floats without rounding."""
+LEVEL = 6
+"""Of gzip: 9 takes three times as long, for one per cent."""
 MAX_FILE_CHARACTERS = 4_000_000
 """A longer file is not embedded: the page links to the one beside it."""
 
@@ -24,9 +31,18 @@ def packed(value: Any) -> str:
     return packed_text(text)
 
 
+def packed_numbers(value: Any) -> str:
+    """As `packed`, several times as fast, for what has mostly numbers, none of them NaN or infinite."""
+    return _packed_bytes(orjson.dumps(value))
+
+
 def packed_text(text: str) -> str:
     """gzip (without a clock) and base64 of the text in UTF-8."""
-    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
+    return _packed_bytes(text.encode())
+
+
+def _packed_bytes(content: bytes) -> str:
+    return base64.b64encode(gzip.compress(content, LEVEL, mtime=0)).decode("ascii")
 
 
 def unpacked(text: str) -> str:
@@ -39,6 +55,30 @@ def rounded(value: float | None, digits: int = SIGNIFICANT_DIGITS) -> float | No
     if value is None or value != value or value in (float("inf"), float("-inf")):
         return None
     return float(f"{value:.{digits}g}")
+
+
+def all_rounded(values: np.ndarray, digits: int = SIGNIFICANT_DIGITS) -> list[float | None]:
+    """As `rounded`, of many at once; of two decimals that are equally near, either may come.
+
+    A power of ten is exact, so the quotient is the float nearest to the decimal.
+    """
+    values = np.asarray(values, dtype=float)
+    finite = np.isfinite(values) & (values != 0)
+    places = digits - 1 - np.floor(np.log10(np.abs(values, where=finite, out=np.ones_like(values))))
+    up, down = 10.0 ** np.clip(places, 0, MOST_PLACES), 10.0 ** np.clip(-places, 0, MOST_PLACES)
+    found: list[float | None] = (np.rint(values / down * up) / up * down).tolist()
+    for place in np.flatnonzero(~np.isfinite(values) | (np.abs(places) > MOST_PLACES)):
+        found[place] = rounded(float(values[place]), digits)
+    return found
+
+
+def rounded_parts(values: np.ndarray, parts: Sequence[np.ndarray]) -> list[list[float | None]]:
+    """The values at each part's places, rounded; all at once, which is much faster than part by part."""
+    if not parts:
+        return []
+    numbers = all_rounded(values[np.concatenate(parts)])
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    return [numbers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
 @cache

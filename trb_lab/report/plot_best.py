@@ -45,10 +45,10 @@ class Panel:
 def best_figure(views: Sequence[View], request: Request) -> FigureFiles | None:
     """None where no setting has an evaluated checkpoint of a completed seed."""
     scores = {
-        (v.source.name, s.key): found
+        (v.source.name, key): found
         for v in views
-        for s in v.settings
-        if (found := best_over_training(v.source.data, s))
+        for key, found in best_over_training(v.source.data, v.settings).items()
+        if found
     }
     shown = [p for v in views for p in _panels(v, {key for name, key in scores if name == v.source.name})]
     if not shown:
@@ -142,6 +142,9 @@ def _draw(
         )
         rows.append(_row(panel, reference, interval, "", "", ""))
     groups = panel.layout.values("group") if panel.layout else [s.label for s in panel.settings]
+    alike: dict[tuple[str, str], list[tuple[float, Interval]]] = {}
+    """Colour and marker -> place and interval of the settings that look so, drawn as one artist."""
+    offsets = _offsets(panel.layout) if panel.layout else {}
     for setting in panel.settings:
         interval = look().interval(list(scores[setting.key].values()))
         x, colour, marker = float(groups.index(setting.label)) if not panel.layout else 0.0, SERIES[0], "o"
@@ -149,20 +152,23 @@ def _draw(
         if panel.layout is not None:
             place = panel.layout.places[setting.key]
             group, second, third = place.group, place.colour, place.mark
-            x = groups.index(group) + _offset(panel.layout, second, third)
+            x = groups.index(group) + offsets[second, third]
             colour = colours.get(panel.layout.colour_key, {}).get(second, colour)
             marker = marks.get(panel.layout.mark_key, {}).get(third, marker)
+        alike.setdefault((colour, marker), []).append((x, interval))
+        rows.append(_row(panel, setting, interval, group, second, third))
+    for (colour, marker), points in alike.items():
+        intervals = [interval for _, interval in points]
         axes.errorbar(
-            [x],
-            [100 * interval.mean],
-            yerr=bars([interval]),
+            [x for x, _ in points],
+            [100 * interval.mean for interval in intervals],
+            yerr=bars(intervals),
             color=colour,
             marker=marker,
             linestyle="",
             capsize=0.3 * look().mark,
             elinewidth=0.6 * look().line,
         )
-        rows.append(_row(panel, setting, interval, group, second, third))
     _dress(axes, panel, groups, several)
     slot = axes.get_subplotspec()
     if slot is None or slot.is_first_col():
@@ -170,12 +176,11 @@ def _draw(
     return rows
 
 
-def _offset(layout: Layout, colour: str, mark: str) -> float:
-    """Settings of one group stand side by side, by colour and then by mark."""
-    colours, marks = layout.values("colour"), layout.values("mark")
-    n = len(colours) * len(marks)
-    place = colours.index(colour) * len(marks) + marks.index(mark)
-    return SPREAD * (place / (n - 1) - 0.5) if n > 1 else 0.0
+def _offsets(layout: Layout) -> dict[tuple[str, str], float]:
+    """(colour, mark) -> distance from the group's middle: settings of one group stand side by side."""
+    pairs = [(colour, mark) for colour in layout.values("colour") for mark in layout.values("mark")]
+    last = len(pairs) - 1
+    return {pair: SPREAD * (place / last - 0.5) if last else 0.0 for place, pair in enumerate(pairs)}
 
 
 def _dress(axes: Axes, panel: Panel, groups: list[str], several: bool) -> None:
@@ -184,8 +189,16 @@ def _dress(axes: Axes, panel: Panel, groups: list[str], several: bool) -> None:
     axes.set_xticks(ticks, [groups[i] for i in ticks])
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.grid(axis="x", visible=False)
-    for edge in range(1, len(groups)):
-        axes.axvline(edge - 0.5, color=MUTED, alpha=0.25, linewidth=0.3 * look().line)
+    edges = [edge - 0.5 for edge in range(1, len(groups))]
+    axes.vlines(
+        edges,
+        0,
+        1,
+        transform=axes.get_xaxis_transform(),
+        color=MUTED,
+        alpha=0.25,
+        linewidth=0.3 * look().line,
+    )
     if panel.layout:
         axes.set_xlabel({"steps": "horizon (steps)"}.get(panel.layout.group_key, panel.layout.group_key))
     axes.set_title(": ".join(t for t in (panel.view.label * several, panel.title) if t))

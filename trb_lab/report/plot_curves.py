@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,7 @@ def drawn_settings(
     The reference setting stands for its arm. Before anything has finished, each arm's first settings that have
     begun. Of arms with a setting whose key is in `named`, those that are. In the order of arms.
     """
-    begun = set(data.curves["run_id"])
+    begun = data.begun
     settings = [s for s in settings if begun & set(s.run_ids.values())]
     by_arm: dict[str, list[Setting]] = {}
     for setting in sorted(settings, key=lambda s: not s.is_reference):
@@ -83,18 +83,17 @@ def seed_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def seed_bands(data: SweepData, setting: Setting, column: str, spread: Spread = seed_range) -> pd.DataFrame:
     """Columns BAND_COLUMNS of one metric over the setting's seeds; steps without it are absent."""
-    if column not in data.curves:
-        return pd.DataFrame(columns=BAND_COLUMNS)
-    rows = data.curves_of(setting.run_ids.values())[["step", column]]
-    return bands(rows.dropna(), column, spread)
+    runs = dict.fromkeys(setting.run_ids.values())
+    return bands([data.curve_points(run, column) for run in runs], spread)
 
 
-def bands(rows: pd.DataFrame, column: str, spread: Spread = seed_range) -> pd.DataFrame:
-    """The same of rows (step, column), one a seed and step."""
-    found = []
-    for step, values in rows.groupby("step")[column]:
-        seeds = [float(v) for v in values]
-        found.append((step, mean(seeds), *spread(seeds), len(seeds)))
+def bands(points: Iterable[Mapping[int, float]], spread: Spread = seed_range) -> pd.DataFrame:
+    """The same of each seed's step -> value."""
+    by_step: dict[int, list[float]] = {}
+    for seed in points:
+        for step, value in seed.items():
+            by_step.setdefault(step, []).append(value)
+    found = [(step, mean(v), *spread(v), len(v)) for step, v in sorted(by_step.items())]
     return pd.DataFrame(found, columns=BAND_COLUMNS)
 
 

@@ -11,7 +11,6 @@ from .collect import CURVE_SCORE as SCORE
 from .collect import SweepData
 from .palette import INK
 from .plot_curves import (
-    BAND_COLUMNS,
     MAX_ARMS,
     MAX_BANDS,
     REFERENCE_DASH,
@@ -111,14 +110,11 @@ def _caption(reference: Setting | None, banded: bool, named: bool) -> str:
 
 def gap_bands(data: SweepData, setting: Setting, reference: Setting) -> pd.DataFrame:
     """As `score_bands`, for the difference from the reference on the seeds that both have; from the first update."""
-    runs = data.curves.dropna(subset=[SCORE]).set_index(["run_id", "step"])[SCORE]
-    parts = []
+    gaps = []
     for seed, run_id in setting.run_ids.items():
-        other = reference.run_ids.get(seed)
-        if other is not None and other in runs.index and run_id in runs.index:
-            parts.append((runs.loc[run_id] - runs.loc[other]).dropna().reset_index())
-    if not parts:
-        return pd.DataFrame(columns=["updates", *BAND_COLUMNS[1:]])
-    frame = bands(pd.concat(parts), SCORE).rename(columns={"step": "updates"})
+        own = data.curve_points(run_id, SCORE)
+        others = data.curve_points(reference.run_ids.get(seed, ""), SCORE)
+        gaps.append({step: value - others[step] for step, value in own.items() if step in others})
+    frame = bands(gaps).rename(columns={"step": "updates"})
     frame["updates"] += 1
     return frame

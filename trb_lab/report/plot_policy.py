@@ -42,7 +42,7 @@ def policy_figure(data: SweepData, settings: list[Setting], request: Request) ->
     """
     from matplotlib import pyplot
 
-    ran = set(data.curves["run_id"])
+    ran = data.begun
     budgeted = [s for s in settings if s.kl_budget and ran & set(s.run_ids.values())]
     budgeted = [s for s in budgeted if s.key in request.named] or budgeted
     kinds = sorted({s.kind for s in budgeted}, key=lambda k: (k != "trb", k))

@@ -48,21 +48,24 @@ class FigureFiles:
 
 def save(figure: Figure, frame: pd.DataFrame, out: Path, name: str, title: str, caption: str) -> FigureFiles:
     """Write figures/<name>.csv and the formats of the style in force atomically, and close the figure."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, rc_context
 
     folder = out / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     fit(figure)
-    text = _svg(figure)
     paths: dict[str, Path] = {}
-    for suffix in look().formats:
-        path = folder / f"{name}.{suffix}"
-        if suffix == "svg":
-            ground = '<rect width="100%" height="100%" fill="#ffffff"/>\n <g id="figure_1">'
-            write_atomic(path, text.replace('<g id="figure_1">', ground, 1))
-        else:
-            write_bytes_atomic(path, _png(figure) if suffix == "png" else _pdf(figure))
-        paths[suffix] = Path("figures") / path.name
+    with rc_context({"figure.constrained_layout.use": False}):
+        # No engine at all: "none" leaves a placeholder, for which every format draws once more than it needs.
+        figure.set_layout_engine(None)
+        text = _svg(figure)
+        for suffix in look().formats:
+            path = folder / f"{name}.{suffix}"
+            if suffix == "svg":
+                ground = '<rect width="100%" height="100%" fill="#ffffff"/>\n <g id="figure_1">'
+                write_atomic(path, text.replace('<g id="figure_1">', ground, 1))
+            else:
+                write_bytes_atomic(path, _png(figure) if suffix == "png" else _pdf(figure))
+            paths[suffix] = Path("figures") / path.name
     write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
     pyplot.close(figure)
     return FigureFiles(name, title, caption, Path("figures") / f"{name}.csv", text, **paths)

@@ -4,7 +4,7 @@ above wrong ones, and the reward (the paper's figure 7).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -36,21 +36,28 @@ def support_figure(data: SweepData, settings: list[Setting], request: Request) -
     means = seed_means(data, settings, first)
     if means.empty:
         return None
-    shown = [s for s in settings if s.key in set(means["setting"])]
+    by_setting = dict(list(means.groupby("setting", sort=False)))
+    shown = [s for s in settings if s.key in by_setting]
     figure, axes = pyplot.subplots(figsize=(look().width, look().height(3.9)))
     rewards = [100 * r for r in means["reward"]]
     low, high = min(rewards), max(rewards)
     markers = _markers(shown)
     rows = []
+    seeds_drawn: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    means_drawn: dict[tuple[str, str], list[Mapping[Any, Any]]] = {}
+    """Marker and colour -> the points that look so: an artist each would take seconds for hundreds of settings."""
     for setting in shown:
-        seeds = means[means["setting"] == setting.key]
+        seeds = by_setting[setting.key]
         centre = {c: mean(seeds[c]) for c in COLUMNS.values()}
         marker = markers[_family(setting)]
         for row in seeds[list(COLUMNS.values())].to_dict("records"):
-            _point(axes, row, marker, _shade(row, low, high), 0.55, 0.45)
+            seeds_drawn.setdefault((marker, _shade(row, low, high)), []).append(row)
         if len(seeds) > 1:
             rows.append({"setting": setting.key, "seed": "mean", **centre})
-        _point(axes, centre, marker, _shade(centre, low, high), 1.7, 1.0)
+        means_drawn.setdefault((marker, _shade(centre, low, high)), []).append(centre)
+    for drawn, size, alpha in ((seeds_drawn, 0.55, 0.45), (means_drawn, 1.7, 1.0)):
+        for (marker, colour), points in drawn.items():
+            _points(axes, points, marker, colour, size, alpha)
     _colour_bar(figure, axes, low, high)
     axes.set_xlabel("teacher log-prob of the rollouts (nats a token)")
     axes.set_ylabel("AUROC of mean log q - log p")
@@ -96,10 +103,12 @@ def _shade(row: Mapping[Any, Any], low: float, high: float) -> str:
     return RAMP[min(len(RAMP) - 1, int(len(RAMP) * share))]
 
 
-def _point(axes: Axes, row: Mapping[Any, Any], marker: str, colour: str, size: float, alpha: float) -> None:
+def _points(
+    axes: Axes, rows: Sequence[Mapping[Any, Any]], marker: str, colour: str, size: float, alpha: float
+) -> None:
     axes.plot(
-        [row["teacher_logprob"]],
-        [row["support_auroc"]],
+        [row["teacher_logprob"] for row in rows],
+        [row["support_auroc"] for row in rows],
         marker=marker,
         color=colour,
         markersize=size * look().mark,

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 RULES: dict[Rule, str] = {
     "paper": "Paper's rule: of all settings and evaluated checkpoints of an arm (tried: their number), the one with "
-    "the highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more.",
+    "the highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more. "
+    "Settings that fewer seeds finished than others of the arm are not chosen.",
     "fair": "Fair rule: for each seed, setting and checkpoint are chosen (from those tried) by the other seeds on one "
     "half of the problems, and scored by this seed on the other half; then the halves change places.",
     "final": "Final checkpoint, nothing chosen: the mean over all settings of an arm.",

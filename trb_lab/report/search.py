@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .collect import SweepData
@@ -34,12 +34,12 @@ class SearchSection:
     """File name -> CSV text, beside the report's other tables."""
 
 
-def search_sections(data: SweepData, folder: Path, out: Path) -> list[SearchSection]:
-    """One section a summary in `folder`, which need not exist; files of searches that are no more are removed."""
+def search_sections(data: SweepData, folder: Path, out: Path, prefix: str = "") -> list[SearchSection]:
+    """One section a summary in `folder`, which need not exist; names of files and anchors begin with `prefix`."""
     arms = (data.plan.get("spec") or {}).get("arms") or {}
     with style():
         found = read_searches(folder, arms, data.plan.get("searches") or {})
-        sections = [_section(s, data, out) for s in found]
+        sections = [_section(replace(s, slug=prefix + s.slug), data, out) for s in found]
     return sections
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trb_lab.spec.report import (
@@ -26,6 +27,7 @@ from .code_flags import run_versions, with_code_flags
 from .cost_table import cost_table
 from .excerpts import Pair, excerpts
 from .figures import draw
+from .forked import Forked, outcome, worthwhile
 from .narrative import findings
 from .plot_style import FigureFiles
 from .plot_venue import style
@@ -56,6 +58,8 @@ class Section:
     name: str
     """Anchor in the page, and the name of its files."""
     title: str
+    kind: str = ""
+    """The block's kind."""
     nav: str = ""
     """Its name in the page's navigation; empty takes the title."""
     paragraphs: list[str] = field(default_factory=list)
@@ -89,17 +93,51 @@ class Context:
         return [self.sources[name] for name in block.sources or self.sources]
 
 
-def make_sections(context: Context) -> list[Section]:
-    """The report's parts in the order of the definition."""
-    found: list[Section] = []
-    for block in context.spec.blocks:
-        for section in _make(context, block):
-            if not (section.absent and context.quiet):
-                found.append(section)
-    return found
+def make_sections(
+    context: Context, meanwhile: Callable[[list[Section]], None] = lambda _: None
+) -> list[Section]:
+    """The report's parts in the order of the definition.
+
+    `meanwhile` is called once with all sections but those of figures: where figures of large sweeps are drawn by
+    processes of their own, before these are waited for.
+    """
+    blocks = context.spec.blocks
+    drawings = {i for i, block in enumerate(blocks) if isinstance(block, FigureBlock)}
+    runs = sum(len(source.data.trials) for source in context.sources.values())
+    made: dict[int, list[Section]] = {}
+    if drawings and worthwhile(runs):
+        for source in context.sources.values():
+            source.prepare()
+
+        def drawn(number: int) -> list[Section]:
+            return make_section(context, blocks[number])
+
+        with Forked(drawn) as forked:
+            coming = {i: forked.submit(i) for i in sorted(drawings)}
+            made = {i: make_section(context, b) for i, b in enumerate(blocks) if i not in drawings}
+            meanwhile([s for sections in made.values() for s in sections])
+            made |= drawn_aside(forked, coming)
+    else:
+        made = {i: make_section(context, block) for i, block in enumerate(blocks)}
+        meanwhile([s for i, sections in made.items() if i not in drawings for s in sections])
+    return [s for i in range(len(blocks)) for s in made[i] if not (s.absent and context.quiet)]
 
 
-def _make(context: Context, block: Block) -> list[Section]:
+def drawn_aside(
+    forked: Forked[int, list[Section]], coming: Mapping[int, Future[list[Section]]]
+) -> dict[int, list[Section]]:
+    """Waits for the sections of figures that other processes draw, and ends these."""
+    drawn = {i: outcome(future) for i, future in coming.items()}
+    forked.close()
+    return drawn
+
+
+def make_section(context: Context, block: Block) -> list[Section]:
+    """What a block becomes: mostly one section, absent ones included."""
+    return [replace(section, kind=block.kind) for section in _sections_of(context, block)]
+
+
+def _sections_of(context: Context, block: Block) -> list[Section]:
     name, sources = block_name(block), context.chosen(block)
     if isinstance(block, TextBlock):
         paragraphs = [" ".join(p.split()) for p in block.text.split("\n\n") if p.strip()]
@@ -116,7 +154,7 @@ def _make(context: Context, block: Block) -> list[Section]:
     if isinstance(block, ExcerptBlock):
         return [_excerpts(context, block, name, sources)]
     if isinstance(block, SearchBlock):
-        return _searches(context, sources)
+        return _searches(context, block, sources)
     if isinstance(block, FailuresBlock):
         rows = [row for s in sources for row in failures(s.data)]
         absent = "" if rows else "Every trial finished."
@@ -186,18 +224,21 @@ def _excerpts(context: Context, block: ExcerptBlock, name: str, sources: Sequenc
     return Section(name, title, pairs=pairs, absent=absent)
 
 
-def _searches(context: Context, sources: Sequence[Source]) -> list[Section]:
+def _searches(context: Context, block: SearchBlock, sources: Sequence[Source]) -> list[Section]:
     found = []
     options = context.spec.figures
     for source in sources:
         folder = context.store.sweep(source.data.name).path / "search"
         with style(options.venue, options.formats, context.spec.statistics.level):
-            searches = search_sections(source.data, folder, context.out)
+            parts = [block.name] * (block.name is not None) + [source.name] * (len(context.sources) > 1)
+            prefix = "".join(f"{part}-" for part in parts)  # several may have a search of one arm
+            searches = search_sections(source.data, folder, context.out, prefix)
         for s in searches:
+            title = f"{block.title}: {s.title}" if block.title else s.title
             found.append(
                 Section(
                     s.anchor,
-                    s.title,
+                    title + f" ({source.label})" * (len(sources) > 1),
                     paragraphs=s.paragraphs,
                     tables=s.tables,
                     figures=s.figures,

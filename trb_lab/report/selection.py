@@ -46,8 +46,11 @@ class Chosen:
 def paper_rule(candidates: CandidateScores, sets: Sequence[str]) -> Chosen | None:
     """The candidate with the highest mean over seeds of the mean over sets, with its own scores.
 
-    Of equals the first counts. None without candidates.
+    Only candidates that as many seeds finished as any other: one lucky seed beats no mean. Of equals the first counts.
+    None without candidates.
     """
+    most = max(map(len, candidates.values()), default=0)
+    candidates = {c: seeds for c, seeds in candidates.items() if len(seeds) == most}
     best = _best({c: [_suite(s, sets) for s in seeds.values()] for c, seeds in candidates.items()})
     if best is None:
         return None

@@ -130,7 +130,8 @@ def _gap_cell(arm: Arm, reference: Arm, gap: Difference | None, mark: str) -> Ce
 def _notes(arms: Sequence[Arm], reference: Arm | None, judged: StatisticsSpec, marked: int) -> list[str]:
     notes = [
         "Paper's rule: of all settings and evaluated checkpoints of an arm (tried: their number), the one with the "
-        "highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more.",
+        "highest mean over sets, averaged over seeds, and its own scores. It favours arms that try more. "
+        "Settings that fewer seeds finished than others of the arm are not chosen.",
         "Fair rule: for each seed the choice is made by the other seeds on one half of the problems, and scored by "
         "this seed on the other half; then the halves change places. Intervals are Student-t over seeds. The halves "
         "are fixed by the problems' ids, the same for every arm. What is named as chosen is the commonest choice.",

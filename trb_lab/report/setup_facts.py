@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -30,12 +31,13 @@ def _flat_specs(data: SweepData) -> dict[str, dict[str, str]]:
 
     By setting, not by run: settings that share a trial say different things of it.
     """
+    trials = {setting_key(str(t["arm"]), str(t.get("setting") or "")): t for t in data.plan.get("trials", [])}
     specs = {}
-    for trial in data.plan.get("trials", []):
+    for key, trial in trials.items():
         spec = {k: v for k, v in (trial.get("spec") or {}).items() if k not in LEFT_OUT}
         if "sets" in (spec.get("eval") or {}):
             spec["eval"] = {**spec["eval"], "sets": ", ".join(s["name"] for s in spec["eval"]["sets"])}
-        specs[setting_key(str(trial["arm"]), str(trial.get("setting") or ""))] = flatten(spec)
+        specs[key] = flatten(spec)
     return specs
 
 
@@ -53,9 +55,10 @@ def changed_settings(data: SweepData, settings: list[Setting]) -> dict[str, dict
     return {s.key: {k: v for k, v in specs[s.key].items() if k not in shared} for s in settings}
 
 
-def code_versions(data: SweepData) -> dict[str, int]:
-    """Label of the code -> number of trials that ran it, the commonest first."""
-    found = Counter(str(v) for v in data.trials.drop_duplicates("run_id")["code_version"].dropna())
+def code_versions(trials: Iterable[pd.DataFrame]) -> dict[str, int]:
+    """Label of the code -> number of trials that ran it, the commonest first; each trial counts once."""
+    runs = {run: v for t in trials for run, v in zip(t["run_id"], t["code_version"], strict=True)}
+    found = Counter(str(v) for v in runs.values() if isinstance(v, str))
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 

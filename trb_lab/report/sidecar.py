@@ -26,6 +26,7 @@ def to_sidecar(
         _cell(table, row, index, column) for row in table.rows for index, column in enumerate(table.columns)
     ]
     known = _known_runs(list(sources.values()))
+    read = next(iter(sources.values())).read_of_runs
     wanted = sorted({run for cell in cells for run in cell["runs"]} & set(known))
     content = {
         "format": FORMAT,
@@ -36,7 +37,7 @@ def to_sidecar(
         "groups": [{"title": title, "columns": span} for title, span in table.groups],
         "rows": [{"title": r.title, "kind": r.kind} for r in table.rows],
         "cells": cells,
-        "runs": {run: known[run][0] | _from_files(known[run][1]) for run in wanted},
+        "runs": {run: known[run][0] | _from_files(known[run][1], read) for run in wanted},
         "statistics": (statistics or StatisticsSpec()).model_dump(mode="json"),
     }
     return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
@@ -82,14 +83,20 @@ def _known_runs(sources: Sequence[Source]) -> dict[str, tuple[dict[str, Any], Ru
     return found
 
 
-def _from_files(run: RunDir) -> dict[str, Any]:
-    """config: sha256 of the identity, of which the run id holds the first ten digits; null where a run has none."""
+def _from_files(run: RunDir, read: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """config: sha256 of the identity, of which the run id holds the first ten digits; null where a run has none.
+
+    `read` keeps what has been read: mostly all tables are of the same runs.
+    """
+    if run.run_id in read:
+        return read[run.run_id]
     identity = (read_json(run.config) or {}).get("identity")
     data = read_json(run.data) or {}
     sets = ((read_json(run.result) or {}).get("final") or {}).get("sets") or {}
-    return {
+    read[run.run_id] = {
         "config_sha256": hashlib.sha256(canonical_json(identity).encode()).hexdigest() if identity else None,
         "code_version": code_version(run),
         "prompts_sha256": data.get("prompts_sha256"),
         "evaluation_sets": {name: entry.get("fingerprint") for name, entry in sorted(sets.items())},
     }
+    return read[run.run_id]

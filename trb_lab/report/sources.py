@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from trb_lab.errors import UsageError, did_you_mean
-from trb_lab.spec.report import ReportSpec, SourceSpec
+from trb_lab.spec.report import ExcerptBlock, ReportSpec, SourceSpec, TableBlock, block_name
+from trb_lab.spec.warmup import ARM_SPECS
 from trb_lab.store.run_dir import Store
 
 from .arms import Arm, arms_of
@@ -16,7 +17,9 @@ from .collect import SweepData, collect
 from .items import RunItems, collect_items
 from .problems import Comparison, comparisons
 from .settings import Setting, reference_setting, settings_of
-from .setup_facts import flatten
+from .source_filter import cut_down
+
+KINDS = frozenset(str(get_args(arm.model_fields["kind"].annotation)[0]) for arm in ARM_SPECS)
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,50 @@ class Source:
         """Settings with the reference, problem by problem."""
         return comparisons(self.data, self.settings, self.items)
 
+    @cached_property
+    def read_of_runs(self) -> dict[str, dict[str, Any]]:
+        """Run id -> what sidecar.py has read of its files so far."""
+        return {}
+
+    def prepare(self) -> None:
+        """Work out what nearly every part of a report asks for, so that forked processes inherit it."""
+        _ = self.settings, self.data.begun
+
     @property
     def reference(self) -> Setting | None:
         return reference_setting(self.settings)
 
 
 def open_sources(store: Store, spec: ReportSpec) -> dict[str, Source]:
-    """Every source of the definition. Raises UsageError for sweeps that the store has not, and for empty sources."""
-    return {name: _open(store, spec, name, source) for name, source in spec.sources.items()}
+    """Every source of the definition, under labels of their own.
+
+    Raises UsageError for sweeps that the store has not, for empty sources, and for arms that nothing knows.
+    """
+    found = {name: _open(store, spec, name, source) for name, source in spec.sources.items()}
+    labels = [source.label for source in found.values()]
+    for name, source in found.items():
+        if labels.count(source.label) > 1:  # two cuts of one sweep
+            found[name] = replace(source, label=f"{source.label} ({name})")
+    _refuse_misspelt(spec, found.values())
+    return found
+
+
+def _refuse_misspelt(spec: ReportSpec, sources: Iterable[Source]) -> None:
+    """Arms that are neither in a source nor of a kind that there is: a definition may name arms that have not run."""
+    arms = dict.fromkeys(arm for source in sources for arm in source.data.trials["arm"])
+    named = {"labels": list(spec.labels)}
+    for block in spec.blocks:
+        place = f"block {block_name(block)}"
+        if isinstance(block, ExcerptBlock):
+            named[f"{place}: arms"] = list(block.arms or ())
+        if isinstance(block, TableBlock):
+            named[f"{place}: rows"] = list(block.rows or ())
+            named[f"{place}: published"] = [r.arm for r in block.published.rows] if block.published else []
+    for place, given in named.items():
+        for arm in given:
+            if arm not in arms and arm not in KINDS:
+                hint = did_you_mean(arm, arms)
+                raise UsageError(f"{place}: there is no arm '{arm}'.{hint} Arms: {', '.join(arms)}.")
 
 
 def _open(store: Store, spec: ReportSpec, name: str, source: SourceSpec) -> Source:
@@ -71,48 +110,8 @@ def _open(store: Store, spec: ReportSpec, name: str, source: SourceSpec) -> Sour
             f"with --sweep {name}=SWEEP."
         )
     data = collect(store, found, source.reference)
-    data = _labelled(_kept(data, source, name), spec.labels)
+    data = _labelled(cut_down(data, source, name), spec.labels)
     return Source(name, source.label or found, store, data)
-
-
-def _kept(data: SweepData, source: SourceSpec, name: str) -> SweepData:
-    """Only the trials that the source asks for."""
-    plan, trials = data.plan.get("trials", []), data.trials
-    arms = list(dict.fromkeys(t["arm"] for t in plan))
-    for arm in [*(source.arms or ()), *([source.reference] if source.reference else ())]:
-        if arm not in arms:
-            hint = did_you_mean(arm, arms)
-            raise UsageError(
-                f"sources.{name}: {data.name} has no arm '{arm}'.{hint} Arms: {', '.join(arms)}."
-            )
-    wanted = {key: value if isinstance(value, list) else [value] for key, value in source.where.items()}
-    keep = [_fits(t, source, wanted) for t in plan]
-    if all(keep):
-        return data
-    if not any(keep):
-        raise UsageError(f"sources.{name}: no trial of {data.name} is of these arms, seeds and `where`.")
-    kept = {t["run_id"] for t, k in zip(plan, keep, strict=True) if k}
-    frames = {
-        field: (frame := getattr(data, field))[frame["run_id"].isin(kept)].reset_index(drop=True)
-        for field in ("curves", "checkpoints", "timing", "costs")
-    }
-    scores = data.scores[data.scores["run_id"].isin(kept | set(data.references["run_id"]))]
-    return replace(
-        data,
-        plan={**data.plan, "trials": [t for t, k in zip(plan, keep, strict=True) if k]},
-        trials=trials[keep].reset_index(drop=True),
-        scores=scores.reset_index(drop=True),
-        **frames,
-    )
-
-
-def _fits(trial: Mapping[str, Any], source: SourceSpec, wanted: Mapping[str, Sequence[Any]]) -> bool:
-    if source.arms is not None and trial["arm"] not in source.arms:
-        return False
-    if source.seeds is not None and trial["seed"] not in source.seeds:
-        return False
-    flat = flatten(trial.get("spec") or {})
-    return all(flat.get(key) in {flatten({"": v})[""] for v in values} for key, values in wanted.items())
 
 
 def _labelled(data: SweepData, labels: Mapping[str, str]) -> SweepData:

@@ -10,10 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 LEVEL = 0.05
 """Two-sided level of tests and intervals, where a report's definition says no other."""
+
+NORMAL_END, NORMAL_POINTS = 9.0, 1801
+"""Where, and at how many points, the normal distribution is summed up in power calculations."""
 
 Correction = Literal["holm", "none"]
 
@@ -81,11 +85,19 @@ def sd(values: Iterable[float]) -> float:
     return math.sqrt(math.fsum(sorted((v - centre) ** 2 for v in ordered)) / (len(ordered) - 1))
 
 
+@cache
 def t_quantile(df: float, level: float = LEVEL) -> float:
     """Two-sided Student-t quantile."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    return float(t.isf(level / 2, df))
+    return -float(stdtrit(df, level / 2))
+
+
+def two_sided_p(statistic: float, df: float) -> float:
+    """Of a Student-t statistic that is not negative."""
+    from scipy.special import stdtr
+
+    return 2 * float(stdtr(df, -statistic))
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
@@ -128,24 +140,20 @@ def difference(a: SeedScores, b: SeedScores, level: float = LEVEL) -> Difference
 
 
 def _one_sample_p(deltas: Sequence[float]) -> float | None:
-    from scipy.stats import t
-
     spread, centre, n = sd(deltas), mean(deltas), len(deltas)
     if spread <= 1e-12 * max(1.0, abs(centre)):
         return None
-    return float(2 * t.sf(abs(centre) / (spread / math.sqrt(n)), n - 1))
+    return two_sided_p(abs(centre) / (spread / math.sqrt(n)), n - 1)
 
 
 def _welch(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> tuple[float | None, float | None]:
     """Half-width of the interval and p-value of Welch's unequal-variance t test."""
-    from scipy.stats import t
-
     var_a, var_b = sd(a) ** 2 / len(a), sd(b) ** 2 / len(b)
     if var_a + var_b <= 1e-24:
         return None, None
     df = (var_a + var_b) ** 2 / (var_a**2 / (len(a) - 1) + var_b**2 / (len(b) - 1))
     stderr = math.sqrt(var_a + var_b)
-    return t_quantile(df, level) * stderr, float(2 * t.sf(abs(mean(a) - mean(b)) / stderr, df))
+    return t_quantile(df, level) * stderr, two_sided_p(abs(mean(a) - mean(b)) / stderr, df)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -210,14 +218,19 @@ def seeds_needed(
 
     `spread` is the standard deviation of a paired difference, in the units of `effect`. Exact (noncentral t).
     """
-    from scipy.stats import nct
+    import numpy as np
+    from scipy.special import chdtr
+
+    # Given the normal part of a noncentral t, its square is beyond a bound as often as a chi-square is small: both
+    # tails at once, and so smooth that a plain sum over the normal part has more digits than are needed.
+    normal = np.linspace(-NORMAL_END, NORMAL_END, NORMAL_POINTS)
+    weights = np.exp(-(normal**2) / 2)
+    weights /= weights.sum()
 
     def reaches(n: int) -> bool:
         shift = effect / spread * math.sqrt(n)
         bound = t_quantile(n - 1, level)
-        upper = float(nct.sf(bound, n - 1, shift))
-        # The far tail adds nothing beyond a shift of 4, and scipy gives nan for it there.
-        return upper + (float(nct.cdf(-bound, n - 1, shift)) if shift < 4 else 0.0) >= power
+        return float(weights @ chdtr(n - 1, (n - 1) * ((normal + shift) / bound) ** 2)) >= power
 
     if spread <= 0:
         return 2

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trb_lab.store.metrics import iter_lines
+from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
 
 from .planned_sets import PlannedSets, curve_columns, plain_mean
@@ -90,13 +90,15 @@ def read_curve(
 
     `final` are the sets of the run's result.
     """
-    lines = [line for _, line in iter_lines(run.metrics) if "step" in line]
+    lines = [line for line in read_metrics(run.metrics) if "step" in line]
     steps = np.array([line["step"] for line in lines], dtype=np.int64)
-    columns = {}
-    for name in CURVE_COLUMNS:
-        values = np.array([line.get(name) for line in lines], dtype=float)
-        if any(name in line for line in lines):
-            columns[name] = values
+    present = [name for name in CURVE_COLUMNS if any(name in line for line in lines)]
+    try:
+        rows = [[line[name] for name in present] for line in lines]
+    except KeyError:  # a metric that only some steps have
+        rows = [[line.get(name) for name in present] for line in lines]
+    values = np.array(rows, dtype=float)
+    columns = {name: values[:, place].copy() for place, name in enumerate(present)}
     measured = curve_columns(sets, final, lines[-1] if lines else {}) or []
     score = np.full(len(lines), np.nan)
     evaluated = {}
@@ -116,7 +118,7 @@ def read_seconds(run: RunDir) -> tuple[np.ndarray, np.ndarray]:
     timed.
     """
     last: dict[int, float] = {}
-    for _, line in iter_lines(run.timing):
+    for line in read_metrics(run.timing):
         seconds = line.get("seconds") or {}
         if "step" in line and seconds.get("total") is not None:
             last[int(line["step"])] = float(seconds["total"]) - float(seconds.get("eval") or 0.0)

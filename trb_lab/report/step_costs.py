@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
-from trb_lab.store.metrics import iter_lines
+from trb_lab.store.metrics import read_metrics
 from trb_lab.store.run_dir import RunDir
 
 from .costs import QUANTITIES, summed, training_cost
@@ -21,7 +21,7 @@ def costs_by_update(run: RunDir) -> dict[int, dict[str, float]]:
     """
     total = training_cost(run)
     steps: dict[int, Mapping[str, Any]] = {}
-    for _, line in iter_lines(run.timing):
+    for line in read_metrics(run.timing):
         if "step" in line:
             steps[int(line["step"])] = line.get("cost") or {}
     if not total or not steps or not all(steps.values()) or sorted(steps) != list(range(len(steps))):

@@ -252,7 +252,7 @@ LAST_STEPS = 10
 def health_table(data: SweepData, settings: list[Setting]) -> Table:
     """Cost and health of each setting: means over the seeds that have metrics, finished or not."""
     columns = ["length", "truncated %", "s/step warmup", "s/step after", "redraw % warmup"]
-    begun = set(data.curves["run_id"])
+    begun = data.begun
     rows = []
     for setting in settings:
         found = tuple(r for _, r in sorted(setting.run_ids.items()) if r in begun)

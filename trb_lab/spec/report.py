@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from trb_lab.errors import UsageError, did_you_mean
 
@@ -32,6 +33,8 @@ FigureName = Literal[
 ]
 FIGURES: tuple[FigureName, ...] = get_args(FigureName)
 TableName = Literal["results", "scores", "selection", "problems", "cost", "health"]
+FEWEST_DRAWS = 1000
+"""Of a bootstrap: with fewer its own noise decides what is significant."""
 Rule = Literal["final", "fair", "paper"]
 Venue = Literal["page", "neurips", "iclr", "icml", "icml_wide", "acl", "acl_wide", "slide"]
 FileFormat = Literal["pdf", "svg", "png"]
@@ -46,9 +49,9 @@ class SourceSpec(Spec):
     """What tables and panels call it; null takes the sweep's name."""
     reference: str | None = None
     """Arm that the others are compared with; null takes the sweep's own."""
-    arms: list[str] | None = None
+    arms: list[str] | None = Field(None, min_length=1)
     """Arms that are read; null takes all."""
-    seeds: list[int] | None = None
+    seeds: list[int] | None = Field(None, min_length=1)
     """Seeds that are read; null takes all."""
     where: dict[str, Any] = {}
     """Dotted key of the resolved spec -> the value, or the list of values, that a trial must have."""
@@ -60,15 +63,24 @@ class SourceSpec(Spec):
 
 
 class StatisticsSpec(Spec):
-    """How differences are judged."""
+    """How differences are judged. (What a search found is told at 95 %: it decided so when it raced and confirmed.)"""
 
     level: float = Field(0.05, gt=0, lt=0.5)
     """Chance of a false difference; intervals cover one minus it."""
     correction: Literal["holm", "none"] = "holm"
     """For all comparisons of a table; none tests each alone."""
     bootstrap_samples: int = Field(2000, ge=0)
-    """Draws of the hierarchical bootstrap over seeds and problems; 0 uses seeds alone (Student-t)."""
-    bootstrap_seed: int = 0
+    """Draws of the hierarchical bootstrap over seeds and problems, at least 1000; 0 uses seeds alone (Student-t)."""
+    bootstrap_seed: int = Field(0, ge=0)
+
+    @field_validator("bootstrap_samples")
+    @classmethod
+    def _enough(cls, samples: int) -> int:
+        if 0 < samples < FEWEST_DRAWS:
+            raise ValueError(
+                f"{samples} draws tell too little of a variance; take 0 (seeds alone) or at least {FEWEST_DRAWS}"
+            )
+        return samples
 
 
 class FigureOptions(Spec):
@@ -103,7 +115,7 @@ class _Block(Spec):
     """Name of its files and its place in the page; null takes that of what it shows."""
     title: str | None = None
     """Heading; null takes that of what it shows."""
-    sources: list[str] | None = None
+    sources: list[str] | None = Field(None, min_length=1)
     """Which sources; null takes all."""
 
 
@@ -131,9 +143,9 @@ class TableBlock(_Block):
     """
     caption: str | None = None
     """Replaces the caption of the LaTeX table."""
-    rows: list[str] | None = None
+    rows: list[str] | None = Field(None, min_length=1)
     """results: arms in this order; null takes the sweeps' order."""
-    columns: list[str] | None = None
+    columns: list[str] | None = Field(None, min_length=1)
     """results: evaluation sets, and `mean`, `difference`, `seeds`, `tried`; null takes all."""
     rule: Rule = "fair"
     """results: which checkpoint and setting of an arm counts: `paper` (the best of all, and its own score), `fair`
@@ -141,6 +153,16 @@ class TableBlock(_Block):
     """
     published: PublishedSpec | None = None
     """results: rows to compare with."""
+
+    @model_validator(mode="after")
+    def _only_of_results(self) -> Self:
+        """The other tables have their own rows and columns."""
+        given = [k for k in ("rows", "columns", "rule", "published") if k in self.model_fields_set]
+        if self.table != "results" and given:
+            raise ValueError(
+                f"{', '.join(given)} belong to the table `results`; `{self.table}` has its own. Leave them out"
+            )
+        return self
 
 
 class FigureBlock(_Block):
@@ -150,9 +172,9 @@ class FigureBlock(_Block):
     figure: FigureName
     caption: str | None = None
     """Replaces the figure's own words."""
-    arms: list[str] | None = None
+    arms: list[str] | None = Field(None, min_length=1)
     """Arms that are drawn; null takes all."""
-    settings: list[str] | None = None
+    settings: list[str] | None = Field(None, min_length=1)
     """Settings that are drawn of the arms that they belong to, as tables call them (`kl_budget=0.05 steps=25`); other
     arms stay (leave them out with `arms`). Null leaves the choice to the figure.
     """
@@ -220,6 +242,11 @@ class ReportSpec(Spec):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
+        for name in self.sources:
+            if not re.fullmatch(NAME, name):
+                raise ValueError(
+                    f"the source '{name}' names files: take letters, digits, '_', '.' and '-', a letter or digit first"
+                )
         for block in self.blocks:
             for source in block.sources or ():
                 if source not in self.sources:

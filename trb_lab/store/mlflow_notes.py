@@ -15,15 +15,21 @@ FINDINGS = "What came out"
 FINDING_CHARACTERS = 2500
 """Of the findings in a description: a tag holds 5000."""
 READING = """**Charts.** `train/`, `rollout/` and `policy/` are values of each training step, `eval/` scores at
-checkpoints, `final/` scores of the last one (fractions of 1), `system/` clocks and memory (tab *System metrics*). To
-compare arms, group runs by the tag `arm` or `setting` in the experiment's chart view.
+checkpoints, `final/` scores of the last one (fractions of 1), `system/` clocks and memory (tab *System metrics*).
+*Charts by setting* shows a few of them as means over seeds: empty the search field above them for the others.
 
-**Table.** Sorted by *Created*, trials stand below their sweep. `trb.completed` counts them."""
+**Table.** Sorted by *Created*, trials stand below their sweep: the plus before its name unfolds them, and only then
+does the chart view show them. `trb.completed` counts them."""
+
+
+def experiment_address(experiment_id: str) -> str:
+    """Address of the list of an experiment's runs within MLflow's pages."""
+    return f"#/experiments/{experiment_id}/runs"
 
 
 def run_address(experiment_id: str, mlflow_run_id: str) -> str:
     """Address of a run's page within MLflow's pages."""
-    return f"#/experiments/{experiment_id}/runs/{mlflow_run_id}"
+    return f"{experiment_address(experiment_id)}/{mlflow_run_id}"
 
 
 def sweep_links(sweep: str, parent: str, has_report: bool) -> str:
@@ -32,17 +38,23 @@ def sweep_links(sweep: str, parent: str, has_report: bool) -> str:
     return f"Sweep: [{_plain(sweep)}]({parent}){report}"
 
 
-def sweep_note(question: str, report: Path, address: str) -> str:
-    """Description of a parent run: the question, the findings where there is a report, how to read the runs."""
+def experiment_note(question: str, views: str) -> str:
+    """Description of a sweep's experiment, above its runs, folded to a line: ways to look at them, the question."""
+    return f"{views}\n\n{_plain(question)}".strip()
+
+
+def sweep_note(question: str, report: Path, address: str, views: str) -> str:
+    """Description of a parent run: ways to look at it, the question, the findings of its report, how to read runs."""
     # MLflow folds a description to its first lines: the way to the report stands there.
     parts = []
     if (report / PAGE).exists():
         figures = f" · [figures]({address}/artifacts/report/figures)" * (report / "figures").is_dir()
-        parts.append(f"[Report]({address}/artifacts/report/{PAGE}){figures}")
+        parts.append(f"[Report]({address}/artifacts/report/{PAGE}){figures} · {views}")
         parts.append(f"**{_plain(question)}**" if question else "")
         found = _findings(report / "report.md")
         parts.append(f"### {FINDINGS}\n{found}" if found else "")
     else:
+        parts.append(f"Views: {views}")
         parts.append(f"**{_plain(question)}**" if question else "")
         parts.append("The report is made when the sweep ends, or by `trb-lab report`.")
     parts.append(READING)

@@ -6,7 +6,8 @@ import bisect
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ SAMPLE_ROWS = 60
 SAMPLE_CHARACTERS = 4000
 ERROR_CHARACTERS = 500
 
+TOKEN_PHASES = ("rollout", "scoring", "objective")
+"""Phases whose tokens may fall to zero in the midst of a run, which a chart should show."""
+
 _SAMPLE_COLUMNS = ("source", "row", "prompt", "response", "answer", "gold", "correct")
+_TABLE_COLUMNS = ("prompt", "response", "answer", "gold", "correct", "source", "row")
+"""The first two are what MLflow lays tables of runs side by side by: a row a prompt, a column a run's response."""
 
 
+@cache
 def metric_name(text: str) -> str:
     """`text` with the characters that MLflow refuses in names turned into blanks or dashes."""
     return " ".join(re.sub(r"[^\w./ \-]", "-", text.replace("=", " ")).split())
@@ -35,7 +42,7 @@ def params(spec: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float)  # as JSON gives them: no bool, and no subclass
 
 
 def step_times(timing: Iterable[tuple[int, Mapping[str, Any]]]) -> dict[int, int]:
@@ -86,16 +93,34 @@ def new_timing(
 
 
 def timing_rows(line: Mapping[str, Any]) -> list[MetricRow]:
-    """Rows `system/...` of one line of timing.jsonl."""
+    """Rows `system/...` of one line of timing.jsonl, less costs that would only fill the page with flat charts."""
     if "step" not in line or "time" not in line:
         return []
     values = flatten({k: v for k, v in line.items() if k not in ("step", "time", "attempt")})
     when, step = int(1000 * line["time"]), int(line["step"])
     return [
-        MetricRow(metric_name("system/" + key.replace(".", "/")), float(value), when, step)
+        MetricRow(_system_name(key), float(value), when, step)
         for key, value in values.items()
-        if _is_number(value)
+        if _is_number(value) and (value or not _says_nothing_at_zero(key)) and not _is_repeated(key)
     ]
+
+
+@cache
+def _system_name(key: str) -> str:
+    return metric_name("system/" + key.replace(".", "/"))
+
+
+@cache
+def _is_repeated(key: str) -> bool:
+    """`cost.<phase>.seconds` is `seconds.<phase>` once more."""
+    return key.startswith("cost.") and key.endswith(".seconds")
+
+
+@cache
+def _says_nothing_at_zero(key: str) -> bool:
+    """A cost that a phase never has: GPU time without a GPU, tokens where no model runs."""
+    kind, phase, *rest = key.split(".")
+    return kind == "cost" and (phase not in TOKEN_PHASES or rest == ["gpu_seconds"])
 
 
 def finished_ms(result: Mapping[str, Any], fallback_ms: int) -> int:
@@ -122,30 +147,51 @@ def final_rows(result: Mapping[str, Any], fallback_ms: int) -> list[MetricRow]:
 
 
 def _cell(value: Any) -> str:
-    text = "" if value is None else str(value)
-    if len(text) > SAMPLE_CHARACTERS:
-        text = text[:SAMPLE_CHARACTERS] + " ..."
-    return f"<td><pre>{html.escape(text)}</pre></td>"
+    return f"<td><pre>{html.escape('' if value is None else _cut(str(value)))}</pre></td>"
 
 
-def samples_page(parquet: Path) -> str:
-    """A small HTML table of one file of samples.parquet; text is escaped, nothing is executed.
+def _cut(text: str) -> str:
+    return text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."
 
-    Raises what pyarrow raises for a file that is not complete.
-    """
+
+def _first_samples(parquet: Path) -> tuple[list[str], list[dict[str, Any]], int]:
+    """Columns, the first rows, and how many there are."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(parquet)
     columns = [c for c in _SAMPLE_COLUMNS if c in file.schema_arrow.names]
     batch = next(file.iter_batches(batch_size=SAMPLE_ROWS, columns=columns), None)
-    rows = batch.to_pylist() if batch is not None else []
+    return columns, batch.to_pylist() if batch is not None else [], file.metadata.num_rows
+
+
+def samples_views(parquet: Path) -> dict[str, str]:
+    """File suffix -> one file of samples.parquet as a page and as a table of MLflow's.
+
+    Raises what pyarrow raises for a file that is not complete.
+    """
+    columns, rows, count = _first_samples(parquet)
+    return {
+        ".html": _samples_page(parquet.stem, columns, rows, count),
+        ".json": _samples_table(columns, rows),
+    }
+
+
+def _samples_table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `mlflow.log_table` would write: `columns` and `data`, a list a row."""
+    order = [c for c in _TABLE_COLUMNS if c in columns]
+    data = [[_cut(row[c]) if isinstance(row[c], str) else row[c] for c in order] for row in rows]
+    return json.dumps({"columns": order, "data": data}, ensure_ascii=False)
+
+
+def _samples_page(stem: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """A small HTML table; text is escaped, nothing is executed."""
     head = "".join(f"<th>{c}</th>" for c in columns)
     body = "\n".join("<tr>" + "".join(_cell(row[c]) for c in columns) + "</tr>" for row in rows)
-    note = f"{len(rows)} of {file.metadata.num_rows} rows; samples.parquet holds all, with values a token."
+    note = f"{len(rows)} of {count} rows; samples.parquet holds all, with values a token."
     return (
         "<!doctype html><meta charset='utf-8'><style>body{font:13px sans-serif}"
         "table{border-collapse:collapse}"
         "td,th{border:1px solid #ccc;padding:4px;vertical-align:top;text-align:left}"
         "pre{white-space:pre-wrap;margin:0;max-width:60ch}</style>"
-        f"<p>{html.escape(parquet.stem)}: {note}</p><table><tr>{head}</tr>\n{body}</table>\n"
+        f"<p>{html.escape(stem)}: {note}</p><table><tr>{head}</tr>\n{body}</table>\n"
     )

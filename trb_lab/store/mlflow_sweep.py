@@ -12,9 +12,17 @@ from typing import Any
 
 from . import locks
 from . import mlflow_rows as rows
-from .mlflow_notes import NOTE_TAG, reference_note, run_address, sweep_note, trial_note
+from .mlflow_notes import (
+    NOTE_TAG,
+    experiment_note,
+    reference_note,
+    run_address,
+    sweep_note,
+    trial_note,
+)
 from .mlflow_tracking import MetricRow, Tracking, local_uri
 from .mlflow_trial import RUN_ID_TAG, Entry, Target, log_new_file, log_records, new_entry, stamp
+from .mlflow_views import view_links, view_tags
 from .records import sweep_records
 from .run_dir import RunDir, Store, SweepDir, read_json
 from .status import TrialState
@@ -249,6 +257,18 @@ def open_parent(tracking: Tracking, group: Group, experiment_id: str, known: Map
     return new_entry(run)
 
 
+def _first_seed(group: Group) -> str:
+    return next((t.tags["seed"] for t in group.targets if t.tags["trb.role"] == "trial"), "0")
+
+
+def _describe(tracking: Tracking, experiment_id: str, entry: Entry, tags: Mapping[str, str]) -> None:
+    """Set the experiment's description and views, where they are not those that were set last."""
+    if entry.get("experiment_tags") != tags:
+        for tag, text in tags.items():
+            tracking.describe(experiment_id, tag, text)
+        entry["experiment_tags"] = dict(tags)
+
+
 def mirror_parent(
     tracking: Tracking,
     group: Group,
@@ -267,11 +287,13 @@ def mirror_parent(
         plan: dict[str, Any] = read_json(group.sweep.plan) or {}
         tracking.log_params(run, rows.params(plan.get("spec") or {}))
         tracking.set_tags(run, parent_tags(group))
-        tracking.describe(experiment_id, NOTE_TAG, group.question)
     for path, folder in _report_files(group.sweep):
         log_new_file(tracking, entry, path, folder)
     tags = parent_counts(group, states)
-    tags[NOTE_TAG] = sweep_note(group.question, group.sweep.report, run_address(experiment_id, run))
+    views, address = view_links(experiment_id), run_address(experiment_id, run)
+    tags[NOTE_TAG] = sweep_note(group.question, group.sweep.report, address, views)
+    described = {NOTE_TAG: experiment_note(group.question, views), **view_tags(_first_seed(group))}
+    _describe(tracking, experiment_id, entry, described)
     changed = {key: value for key, value in tags.items() if entry["tags"].get(key) != value}
     if changed:
         tracking.set_tags(run, changed)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trb_lab.errors import LabError, MissingExtra
 
@@ -162,8 +162,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[:300]}"
 
 
-@dataclass(frozen=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """One value. `step` and `timestamp_ms` are part of its identity: logging it twice stores it once."""
 
     key: str
@@ -241,8 +240,9 @@ class Tracking:
             raise
 
     def log_metrics(self, run_id: str, rows: Sequence[MetricRow]) -> None:
+        """Log rows, each call's last one first: MLflow then writes what it shows of a metric once, not a row."""
         for start in range(0, len(rows), METRICS_A_CALL):
-            self.client.log_batch(run_id, metrics=as_metrics(rows[start : start + METRICS_A_CALL]))
+            self.client.log_batch(run_id, metrics=as_metrics(rows[start : start + METRICS_A_CALL][::-1]))
 
     def latest_metric(self, run_id: str, key: str) -> tuple[int, float] | None:
         """(step, value) of the row that MLflow shows for a metric: highest step, then time, then value."""

@@ -30,7 +30,11 @@ MLFLOW_STATUS = {
 RUN_ID_TAG = "trb.run_id"
 LIST_NAME = "records.json"
 """Artifact of an ended run: record -> SHA-256, written after them."""
-SHOWN_AS = 2
+TABLES_TAG = "mlflow.loggedArtifacts"
+"""Which artifacts of a run MLflow shows as tables, beside those of other runs."""
+SHOWN_TABLES = 60
+"""How many that tag names: it holds 5000 characters."""
+SHOWN_AS = 3
 """Goes up when runs are shown in another way: those that were shown before are looked at once more."""
 
 Entry = dict[str, Any]
@@ -173,16 +177,22 @@ def log_new_file(tracking: Tracking, entry: Entry, path: Path, folder: str | Non
 
 def _log_samples(tracking: Tracking, run_dir: RunDir, entry: Entry) -> None:
     for parquet in sorted(run_dir.samples.glob("[!._]*.parquet")):
-        page = f"samples/{parquet.stem}.html"
-        if entry["artifacts"].get(page) == (now := stamp(parquet)):
+        name, now = f"samples/{parquet.stem}", stamp(parquet)
+        if entry["artifacts"].get(f"{name}.json") == now:
             continue
         try:
-            text = rows.samples_page(parquet)
+            views = rows.samples_views(parquet)
         except (OSError, ValueError):
             continue  # still being written: the next pass takes it (pyarrow's errors are ValueErrors)
         log_new_file(tracking, entry, parquet, run_dir.samples.name)
-        tracking.log_text(entry["mlflow_run_id"], text, page)
-        entry["artifacts"][page] = now
+        for suffix, text in views.items():
+            tracking.log_text(entry["mlflow_run_id"], text, name + suffix)
+            entry["artifacts"][name + suffix] = now
+    tables = sorted(k for k in entry["artifacts"] if k.startswith("samples/") and k.endswith(".json"))
+    listed = json.dumps([{"path": path, "type": "table"} for path in tables[:SHOWN_TABLES]])
+    if tables and entry["tags"].get(TABLES_TAG) != listed:
+        tracking.set_tags(entry["mlflow_run_id"], {TABLES_TAG: listed})
+        entry["tags"][TABLES_TAG] = listed
 
 
 def _log_artifacts(tracking: Tracking, run_dir: RunDir, entry: Entry, state: TrialState) -> None:

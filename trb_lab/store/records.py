@@ -129,7 +129,9 @@ def pack(
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Under another name first: whoever reads the archive sees a whole one."""
+    """Under another name first: whoever reads the archive sees a whole one. Raises UsageError for what is no file."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no plain file: name one for the archive, as in --pack records.tar.xz.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -401,7 +401,7 @@
   function specs(spec) {
     const rows = Object.entries(spec).sort(([a], [b]) => a < b ? -1 : 1);
     const table = keyed(rows.map(([k, v]) => [k, el("code", {}, v)]), "Resolved spec");
-    const box = el("input", { type: "search", placeholder: "key or value", "aria-label": "Search the spec", oninput: () => {
+    const box = el("input", { type: "search", placeholder: "key or value", "aria-label": "Find in the spec", oninput: () => {
       const word = box.value.toLowerCase();
       table.querySelectorAll("tr").forEach((row) => { row.hidden = !row.textContent.toLowerCase().includes(word); });
     } });
