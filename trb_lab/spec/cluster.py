@@ -17,13 +17,10 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 
 from trb_lab.errors import UsageError
 
-from . import explain
 from .base import Spec
 from .experiment import ResourcesSpec
-from .layers import Draft
-from .loading import merged_layers, read_layers
+from .loading import load_spec
 from .quantities import Memory, Time, megabytes_of, minutes_of, seconds_of
-from .shape import shape_of
 
 OWN_KEYS = {
     "partition": "partition",
@@ -311,18 +308,8 @@ class ClusterProfile(Spec):
 def load_cluster(path: Path | str) -> ClusterProfile:
     """Read a profile, with what it `extends`. Raises UsageError with every problem of the file."""
     path = Path(path)
-    shape = shape_of(ClusterProfile)
-    layers = read_layers(
-        path, shape, "a cluster profile: partition, gpus, mem, time, ...", _refuse_other_kinds
-    )
-    draft = Draft(merged_layers(shape, layers), layers)
-    messages = explain.bool_problems(draft, shape)
-    try:
-        profile = ClusterProfile.model_validate(draft.value)
-    except ValidationError as error:
-        explain.raise_all(messages + explain.problems(error, shape, draft))
-        raise
-    explain.raise_all(messages)
+    wanted = "a cluster profile: partition, gpus, mem, time, ..."
+    profile = load_spec(ClusterProfile, path, wanted, _refuse_other_kinds)
     return profile if profile.name else profile.model_copy(update={"name": path.stem})
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trb_lab.errors import UsageError
 
@@ -20,6 +20,7 @@ from .shape import Shape, shape_of
 from .yaml_io import Document, parse, read, scalar, shown
 
 EXTENDS = "extends"
+SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
 def load_experiment(path: Path | str, sets: Sequence[str] = ()) -> ExperimentSpec:
@@ -45,6 +46,32 @@ def read_experiment(path: Path) -> Draft:
     wanted = "an experiment: name, student, teacher, dataset, ..."
     layers = read_layers(path, shape, wanted, _refuse_sweep)
     return Draft(merged_layers(shape, layers), layers)
+
+
+def load_spec(
+    model: type[SpecT],
+    path: Path,
+    wanted: str,
+    refuse: Callable[[dict[str, Any], str], None],
+    sets: Sequence[str] = (),
+) -> SpecT:
+    """A file that holds one spec, with what it `extends` and `--set` changes; `wanted` and `refuse` as in read_layers.
+
+    Raises UsageError with every problem of the file.
+    """
+    shape = shape_of(model)
+    layers = read_layers(path, shape, wanted, refuse)
+    draft = Draft(merged_layers(shape, layers), layers)
+    if sets:
+        draft = draft.over(shape, set_layer(sets))
+    messages = explain.bool_problems(draft, shape)
+    try:
+        spec = model.model_validate(draft.value)
+    except ValidationError as error:
+        explain.raise_all(messages + explain.problems(error, shape, draft))
+        raise
+    explain.raise_all(messages)
+    return spec
 
 
 def merged_layers(shape: Shape, layers: Sequence[Layer]) -> dict[str, Any]:

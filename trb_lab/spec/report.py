@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trb_lab.errors import UsageError, did_you_mean
 
-from . import explain
 from .base import Spec
-from .layers import Draft
-from .loading import merged_layers, read_layers, set_layer
-from .shape import shape_of
+from .loading import load_spec
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 FigureName = Literal[
@@ -278,20 +275,8 @@ def _short(text: str) -> str:
 
 def load_report(path: Path | str, sets: Sequence[str] = ()) -> ReportSpec:
     """Read a definition, with what it `extends`. Raises UsageError with every problem of the file."""
-    path = Path(path)
-    shape = shape_of(ReportSpec)
-    layers = read_layers(path, shape, "a report: name, title, sources, blocks", _refuse_other_kinds)
-    draft = Draft(merged_layers(shape, layers), layers)
-    if sets:
-        draft = draft.over(shape, set_layer(sets))
-    messages = explain.bool_problems(draft, shape)
-    try:
-        report = ReportSpec.model_validate(draft.value)
-    except ValidationError as error:
-        explain.raise_all(messages + explain.problems(error, shape, draft))
-        raise
-    explain.raise_all(messages)
-    return report
+    wanted = "a report: name, title, sources, blocks"
+    return load_spec(ReportSpec, Path(path), wanted, _refuse_other_kinds, sets)
 
 
 def _refuse_other_kinds(value: dict[str, Any], source: str) -> None:
