@@ -11,6 +11,8 @@ from trb_lab.bench.synthetic_store import SETS, write_synthetic_store
 from trb_lab.errors import UsageError
 from trb_lab.store.run_dir import Store
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:

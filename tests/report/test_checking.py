@@ -14,6 +14,8 @@ from trb_lab.report import build_report
 from trb_lab.report.checking import MANIFEST, Change, compare
 from trb_lab.store.run_dir import Store
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Path]:

@@ -19,6 +19,8 @@ from trb_lab.report.plot_style import FigureFiles, save, themed_svg
 from trb_lab.report.plot_venue import VENUES, look, style
 from trb_lab.spec.report import FileFormat, Venue
 
+pytestmark = pytest.mark.long
+
 LABELS = [
     "vanilla OPD",
     "TRB anneal=exponential kl_budget=0.5 steps=25",

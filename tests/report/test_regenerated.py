@@ -16,6 +16,8 @@ from trb_lab.store.mlflow_mirror import sync_store
 from trb_lab.store.run_dir import Store, write_json
 from trb_lab.store.ui import free_port
 
+pytestmark = pytest.mark.long
+
 pytest.importorskip("mlflow")
 DRAWN = (".svg", ".png", ".pdf", ".html")
 
