@@ -138,7 +138,6 @@ def test_options_that_do_not_go_together(
         assert told in capsys.readouterr().err
 
 
-@pytest.mark.long
 def test_from_a_server_over_http(
     made: tuple[Store, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
