@@ -154,7 +154,8 @@ class TableBlock(_Block):
     @model_validator(mode="after")
     def _only_of_results(self) -> Self:
         """The other tables have their own rows and columns."""
-        given = [k for k in ("rows", "columns", "rule", "published") if k in self.model_fields_set]
+        own = ("rows", "columns", "rule", "published")
+        given = [k for k in own if getattr(self, k) != type(self).model_fields[k].default]
         if self.table != "results" and given:
             raise ValueError(
                 f"{', '.join(given)} belong to the table `results`; `{self.table}` has its own. Leave them out"
