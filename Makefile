@@ -35,9 +35,10 @@ test: $(STAMP)  ## Run the test suite (at most 10 minutes on 2 cores)
 test-long: $(STAMP)  ## What takes long, end to end with fakes: searches, clusters, faults, a fake Slurm (about 8 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m long
 
-test-browser: $(STAMP)  ## What needs chromium and LaTeX: the page, LaTeX tables, MLflow's UI (about 2 minutes)
+test-browser: $(STAMP)  ## What needs chromium and LaTeX: the page, LaTeX tables, MLflow's UI; and the statistics against scipy (3 minutes)
 	tests/browser/install
 	OMP_NUM_THREADS=1 TRB_LAB_TEST_BROWSER=1 $(BIN)/python -m pytest -m browser tests/browser -s
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/report/test_stats.py tests/report/test_bootstrap.py tests/report/test_bootstrap_coverage.py
 
 test-faults: $(STAMP)  ## 100 seeded cases of faults on a fake Slurm, and 4 with real workers (about 10 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults --fault-cases 100 --fault-real 4 -n $(PYTEST_WORKERS) -s
